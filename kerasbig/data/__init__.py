@@ -1,6 +1,6 @@
 """Raw files to examples, and examples to batches.
 
-Everything loads on first use: naming `batches` imports TensorFlow, the rest does not.
+Only the table of samples loads at once: naming `batches` imports TensorFlow, the rest does not.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# At once and light: loaded later, the module would take the place of its function of the same name.
+from kerasbig.data.samples import Sample, fetch, samples
+
 if TYPE_CHECKING:
     from kerasbig.data.batching import Padding, batches, predict_logits
     from kerasbig.data.examples import Examples, Splits
-    from kerasbig.data.samples import Sample, fetch, samples
     from kerasbig.data.splits import load, read
 
 __all__ = ["Examples", "Padding", "Sample", "Splits", "batches", "fetch", "load", "predict_logits", "read", "samples"]
@@ -19,14 +21,11 @@ __all__ = ["Examples", "Padding", "Sample", "Splits", "batches", "fetch", "load"
 _MODULES = {
     "Examples": "examples",
     "Padding": "batching",
-    "Sample": "samples",
     "Splits": "examples",
     "batches": "batching",
-    "fetch": "samples",
     "load": "splits",
     "predict_logits": "batching",
     "read": "splits",
-    "samples": "samples",
 }
 
 
@@ -34,10 +33,7 @@ def __getattr__(name: str) -> Any:
     """Imports the module of a public name when the name is first used."""
     if name not in _MODULES:
         raise AttributeError(f"module 'kerasbig.data' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    # Kept here, since importing `kerasbig.data.samples` would otherwise leave the module under the function's name.
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
