@@ -16,6 +16,8 @@ TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment")
 LABEL_COLUMNS = ("label", "class", "sentiment", "category")
 VALUE_COLUMNS = ("rating", "score", "value", "label")
 
+FLOAT32_MAX = float(np.finfo("float32").max)
+
 # Beyond this many labels that all are numbers, they are taken for measured values.
 MOST_NUMERIC_CLASSES = 100
 
@@ -125,10 +127,10 @@ def read_values(table: Table, column: str) -> np.ndarray:
     """
     _refuse_empty(table, column, "value")
     for i, value in enumerate(table.columns[column]):
-        if not is_number(value) or not abs(float(value)) <= np.finfo("float32").max:
+        if not is_number(value) or not abs(float(value)) <= FLOAT32_MAX:
             raise ValueError(
                 f"Expected a finite number as label in column {column!r}, since this is a regression. Received: {_shown(value)} "
-                f"in {table.place(i)}. Correct it, name the column with label=… (--label …), or leave regression (--regression) out for classes."
+                f"in {table.place(i)}. Correct it, name the column with label=… (--label …), or leave --regression out for classes."
             )
     return np.array([float(value) for value in table.columns[column]], "float32")
 

