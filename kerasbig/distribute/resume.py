@@ -53,6 +53,7 @@ class Resume(keras.callbacks.Callback):
         self.resumed_from: tuple[int, int] | None = None  # (epoch, steps done in it)
         self._epoch = 0
         self._restored: dict[str, Any] | None = None
+        self._metric_values: list[np.ndarray] = []
         self._saved_at = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -64,13 +65,14 @@ class Resume(keras.callbacks.Callback):
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         with np.load(self.path, allow_pickle=False) as state:
-            self._restored = json.loads(str(state["meta"]))
-            self._check_and_assign(state)
-            self._metric_values = [state[f"metric/{i}"] for i in range(self._restored["metrics"])]
-        self.history = self._restored["history"]
-        self.resumed_from = (self._restored["epoch"], self._restored["step"])
+            meta = json.loads(str(state["meta"]))
+            self._check_and_assign(state, meta)
+            self._metric_values = [state[f"metric/{i}"] for i in range(meta["metrics"])]
+        self._restored = meta
+        self.history = meta["history"]
+        self.resumed_from = (meta["epoch"], meta["step"])
         # Keras's own BackupAndRestore sets this attribute too; a test fails when Keras renames it.
-        self.model._initial_epoch = self._restored["epoch"]
+        self.model._initial_epoch = meta["epoch"]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the data at the right place."""
@@ -103,9 +105,8 @@ class Resume(keras.callbacks.Callback):
         self.path.unlink(missing_ok=True)
         self.model._initial_epoch = None
 
-    def _variables(self) -> list[tuple[str, keras.Variable]]:
-        model = [("model/" + v.path, v) for v in self.model.variables]
-        return model + [("optimizer/" + v.path, v) for v in self.model.optimizer.variables]
+    def _variables(self) -> list[keras.Variable]:
+        return [*self.model.variables, *self.model.optimizer.variables]
 
     def _metric_variables(self) -> list[keras.Variable]:
         return [variable for metric in self.model.metrics for variable in metric.variables]
@@ -118,27 +119,23 @@ class Resume(keras.callbacks.Callback):
             "step": step,
             "history": self.history,
             "metrics": len(metrics),
-            "variables": [name for name, _ in self._variables()],
+            # Shapes tell models apart; paths do not, since Keras numbers the models of a process.
+            "shapes": [list(variable.shape) for variable in self._variables()],
             "callbacks": [_scalars(callback) for callback in self.callbacks],
         }
-        arrays = {f"variable/{i}": keras.ops.convert_to_numpy(v.value) for i, (_, v) in enumerate(self._variables())}
-        arrays |= {f"metric/{i}": keras.ops.convert_to_numpy(v.value) for i, v in enumerate(metrics)}
+        arrays = {f"variable/{i}": _values(variable) for i, variable in enumerate(self._variables())}
+        arrays |= {f"metric/{i}": _values(variable) for i, variable in enumerate(metrics)}
         with replacing_file(self.path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, meta=np.array(json.dumps(meta)), **arrays)
         self._saved_at = time.monotonic()
 
-    def _check_and_assign(self, state: Any) -> None:
-        variables = self._variables()
-        names = [name for name, _ in variables]
-        shapes_differ = names == self._restored["variables"] and any(  # type: ignore[index]
-            tuple(variable.shape) != state[f"variable/{i}"].shape for i, (_, variable) in enumerate(variables)
-        )
-        if names != self._restored["variables"] or shapes_differ:  # type: ignore[index]
+    def _check_and_assign(self, state: Any, meta: dict[str, Any]) -> None:
+        if meta["shapes"] != [list(variable.shape) for variable in self._variables()]:
             raise ValueError(
                 f"Expected {str(self.path)!r} to hold the state of this model and optimizer. Received the state of another one. "
                 "Build the model as before, or remove the file to start afresh."
             )
-        for i, (_, variable) in enumerate(variables):
+        for i, variable in enumerate(self._variables()):
             variable.assign(state[f"variable/{i}"])
 
     def _skipping(self) -> bool:
@@ -167,6 +164,10 @@ class Resume(keras.callbacks.Callback):
         """Adds what the metrics had counted before the kill: Keras builds their variables in the first step only."""
         for variable, value in zip(self._metric_variables(), self._metric_values, strict=True):
             variable.assign_add(value)
+
+
+def _values(variable: keras.Variable) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)))
 
 
 def _scalars(callback: keras.callbacks.Callback) -> dict[str, Any]:

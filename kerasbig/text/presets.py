@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras_hub
 
-from kerasbig.data import samples
+from kerasbig import data
 
 # Each form of folder: the files that must be there, with the alternatives for one.
 KERAS_FILES = (
@@ -45,11 +45,9 @@ def resolve_bert_preset(preset: str | os.PathLike[str]) -> str:
         'bert_tiny_en_uncased'
     """
     name = os.fspath(preset)
-    known_samples = [sample.name for sample in samples() if sample.kind == "preset"]
+    known_samples = [sample.name for sample in data.samples() if sample.kind == "preset"]
     if name in known_samples:
-        from kerasbig.data import fetch
-
-        return str(fetch(name))
+        return str(data.fetch(name))
     if os.path.isdir(name):
         _check_folder(Path(name))
         return name

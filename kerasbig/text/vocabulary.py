@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import tokenizers
@@ -42,19 +43,32 @@ def learn_wordpiece(lines: Iterable[str], vocabulary_size: int = 8000, *, lowerc
         raise ValueError(
             f"Expected vocabulary_size above {len(SPECIAL_TOKENS)}, the special tokens. Received: vocabulary_size={vocabulary_size}"
         )
-    learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     # KerasHub's BERT tokenizer folds case and splits Chinese characters, but keeps accents unless told otherwise.
-    learner.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
-    learner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
+    splitter = tokenizers.pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line)))
+    if not counts:
+        raise ValueError("Expected some text to learn a vocabulary from. Received: no line with a character in it.")
+    learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=vocabulary_size,
         min_frequency=min_frequency,
-        special_tokens=list(SPECIAL_TOKENS),
-        limit_alphabet=max(1, vocabulary_size - len(SPECIAL_TOKENS)),
+        # Named here, pieces of one character get their ids in our order; the trainer's own order changes from run to run.
+        special_tokens=[*SPECIAL_TOKENS, *_alphabet(counts)],
         show_progress=False,
     )
-    learner.train_from_iterator(lines, trainer)
+    learner.train_from_iterator((word for word in sorted(counts) for _ in range(counts[word])), trainer)
     ids = learner.get_vocab()
-    if len(ids) == len(SPECIAL_TOKENS):
-        raise ValueError("Expected some text to learn a vocabulary from. Received: no line with a character in it.")
-    return sorted(ids, key=ids.__getitem__)
+    return sorted(ids, key=ids.__getitem__)[:vocabulary_size]
+
+
+def _alphabet(counts: Counter[str]) -> list[str]:
+    """Returns the pieces of one character, at the start of a word or inside (`##`), the most frequent first."""
+    pieces: Counter[str] = Counter()
+    for word, count in counts.items():
+        for place, character in enumerate(word):
+            pieces[f"##{character}" if place else character] += count
+    return sorted(pieces, key=lambda piece: (-pieces[piece], piece))

@@ -1,0 +1,40 @@
+"""kerasbig export."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("run")
+@click.option("--to", "target", required=True, metavar="saved_models/NAME", help="The Bundle to write.")
+@click.option("--format", "formats", default="saved_model,hdf5,litert", show_default=True, help="Formats, with commas between.")
+@click.option("--quantize", default="dynamic", show_default=True, help="Weights of the LiteRT file: dynamic (int8), float16 or none.")
+@click.option("--version", type=int, default=1, show_default=True, help="The version folder of the SavedModel.")
+@click.option("--overwrite", is_flag=True, help="Replace what the Bundle has of these formats.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def export(run: str, target: str, formats: str, quantize: str, version: int, overwrite: bool, as_json: bool) -> None:
+    """Exports a Run, and runs every exported file in a fresh process before it counts as done."""
+    from kerasbig.cli.output import note, print_json, print_table
+    from kerasbig.run import open_run
+
+    opened = open_run(run)
+    from kerasbig import export as exporting
+    from kerasbig.data import read
+
+    names = tuple(name.strip() for name in formats.split(",") if name.strip())
+    note(f"Exporting {run} as {', '.join(names)} and running each file ...")
+    bundle = exporting.bundle(
+        opened.load_model(), target, names, quantize=None if quantize == "none" else quantize,
+        version=version, metrics=opened.metrics.get("test"), overwrite=overwrite,
+    )  # fmt: skip
+    manifest = exporting.read_manifest(bundle)
+    if as_json:
+        print_json({"bundle": str(bundle), "manifest": manifest})
+        return
+    rows = [
+        [name, entry["path"], f"{entry['bytes'] / 1e6:.1f} MB", f"{entry['parity']['max_abs_logit_difference']:.2g}"]
+        for name, entry in manifest["formats"].items()
+    ]
+    print_table(str(bundle), ["format", "file", "size", "largest logit difference"], rows)
+    click.echo(f"Bundle: {bundle}")

@@ -1,0 +1,85 @@
+"""kerasbig train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("task")
+@click.option("--data", metavar="SRC", help="A file, a folder, a sample's name, or train=FILE,validation=FILE,test=FILE.")
+@click.option("--out", required=True, metavar="RUN", help="The Run folder to write.")
+@click.option("--text", metavar="COLUMN", help="The column of texts.")
+@click.option("--label", metavar="COLUMN", help="The column of labels.")
+@click.option("--regression", is_flag=True, help="Labels are real values: predict a number.")
+@click.option("--encoding", default="utf-8", show_default=True, help="Encoding of text files.")
+@click.option("--validation", type=float, default=0.1, show_default=True, help="Share of the data for validation.")
+@click.option("--test", type=float, default=0.2, show_default=True, help="Share of the data for the test.")
+@click.option("--preset", metavar="P", help="Start from this: a KerasHub name, a folder (KerasHub, Hugging Face), or minilm-l6.")
+@click.option("--size", metavar="S", help="Start from scratch: tiny, mini (default), small, medium or base.")
+@click.option("--vocabulary-size", type=int, default=8000, show_default=True, help="Tokens to learn, from scratch.")
+@click.option("--sequence-length", type=int, default=128, show_default=True, help="Longest text in tokens.")
+@click.option("--dropout", type=float, default=0.1, show_default=True)
+@click.option("--epochs", type=int, help="Most epochs; by default 2 from a preset, 10 from scratch.")
+@click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--learning-rate", type=float, help="Peak; by default 8e-5 from a preset, 5e-4 from scratch.")
+@click.option("--weight-decay", type=float, default=0.01, show_default=True)
+@click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of all steps to warm up over.")
+@click.option("--patience", type=int, default=3, show_default=True, help="Epochs without a better validation loss before it stops.")
+@click.option("--precision", default="auto", show_default=True, help="auto (measured on this device), float32 or mixed_bfloat16.")
+@click.option("--strategy", default="auto", show_default=True, help="auto or one.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--config", metavar="JSON", help="Options of an earlier Run (its config.json); flags given here win.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing Run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def train(ctx: click.Context, task: str, out: str, config: str | None, overwrite: bool, as_json: bool, **values: Any) -> None:
+    """Trains TASK (text-classifier) on a table of examples and writes a Run.
+
+    A training that is killed goes on when the same command is given again.
+    """
+    require_task(task)
+    chosen = {name: value for name, value in values.items() if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
+    run = _train({"task": task, **chosen}, config, out, overwrite)
+    show_run(run, as_json)
+
+
+def require_task(name: str) -> None:
+    """Raises a usage error, with the closest name, for a task that does not exist.
+
+    The names stand here as well as in `kerasbig.tasks`, which takes seconds to import; a test holds them equal.
+    """
+    import difflib
+
+    tasks = ("text-classifier",)
+    if name not in tasks:
+        close = difflib.get_close_matches(name, tasks, 1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Tasks: {', '.join(tasks)}."
+        raise click.UsageError(f"Expected a task. Received: {name!r}. {hint}")
+
+
+def _train(chosen: dict[str, Any], config: str | None, out: str, overwrite: bool) -> Any:
+    from kerasbig.files import require_new
+
+    require_new(out, overwrite=overwrite)
+    from kerasbig.cli import fitting, options
+
+    given = {**(options.options_from_config(config) if config else {}), **chosen}
+    if not given.get("data"):
+        raise click.UsageError("Expected --data with a file, a folder or a sample's name. Received none.")
+    return fitting.train(options.FitOptions(**given), out, overwrite=overwrite)
+
+
+def show_run(run: Any, as_json: bool) -> None:
+    """Prints a Run's figures and where it lies."""
+    from kerasbig.cli.output import metric_text, print_json, print_table
+
+    if as_json:
+        print_json({"run": str(run.folder), "report": str(run.folder / "report.html"), "classes": run.classes, "metrics": run.metrics})
+        return
+    names = list(next(iter(run.metrics.values())))
+    rows = [[role, *(metric_text(values[name]) for name in names)] for role, values in run.metrics.items()]
+    print_table(f"{run.config['task']} in {run.folder}", ["split", *names], rows)
+    click.echo(f"Run:    {run.folder}\nReport: {run.folder / 'report.html'}")

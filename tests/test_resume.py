@@ -1,0 +1,131 @@
+"""A training that is cut off goes on as if it had not been."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from kerasbig.data import batches
+from kerasbig.distribute import Resume
+from kerasbig.text import bert_classifier
+
+
+class PowerCut(Exception):
+    pass
+
+
+class CutAt(keras.callbacks.Callback):
+    """Raises after a number of steps, like a kill."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.left = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise PowerCut
+
+
+def build(vocabulary):
+    keras.utils.set_random_seed(11)
+    model = bert_classifier(("negative", "positive"), size="tiny", vocabulary=vocabulary, sequence_length=32)
+    model.compile(keras.optimizers.AdamW(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    return model
+
+
+def fit(model, examples, folder, *extra, epochs=3, every_seconds=0.0):
+    stop = keras.callbacks.EarlyStopping("loss", patience=9)
+    resume = Resume(folder, every_seconds=every_seconds, callbacks=[stop])
+    train = batches(examples, model, batch_size=8, seed=5)
+    history = model.fit(train, epochs=epochs, verbose=0, shuffle=False, callbacks=[stop, resume, *extra])
+    return history, resume, stop
+
+
+def largest_difference(one, two):
+    return max(float(np.abs(a - b).max()) for a, b in zip(one.get_weights(), two.get_weights(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(review_vocabulary, review_examples, tmp_path_factory):
+    model = build(review_vocabulary)
+    _, resume, stop = fit(model, review_examples, tmp_path_factory.mktemp("whole"))
+    return model, resume.history, stop
+
+
+@pytest.mark.parametrize("cut_at", [3, 8, 13])  # in the first epoch; at the end of it; in the second
+def test_resumed_equals_uninterrupted(cut_at, uninterrupted, review_vocabulary, review_examples, tmp_path):
+    whole, history, stop = uninterrupted
+    with pytest.raises(PowerCut):
+        fit(build(review_vocabulary), review_examples, tmp_path, CutAt(cut_at))
+    again = build(review_vocabulary)
+    _, resume, restored_stop = fit(again, review_examples, tmp_path)
+    assert resume.resumed_from == divmod(cut_at if cut_at % 8 else cut_at - 1, 8)
+    assert largest_difference(whole, again) == 0.0
+    assert [row["epoch"] for row in resume.history] == [1, 2, 3]
+    for ours, theirs in zip(resume.history, history, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+        assert ours["accuracy"] == pytest.approx(theirs["accuracy"], rel=1e-6)
+    assert (restored_stop.best_epoch, restored_stop.wait) == (stop.best_epoch, stop.wait)
+    assert restored_stop.best == pytest.approx(stop.best, rel=1e-6)
+    assert not resume.path.exists()
+
+
+def test_random_state_of_dropout_is_kept(uninterrupted, review_vocabulary, review_examples, tmp_path):
+    """Without the state of the dropout layers the weights would differ: shown by resetting them."""
+    whole, _, _ = uninterrupted
+    with pytest.raises(PowerCut):
+        fit(build(review_vocabulary), review_examples, tmp_path, CutAt(5))
+
+    class OtherDropout(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            for variable in self.model.variables:
+                if "seed_generator_state" in variable.path:
+                    variable.assign([1, 1])
+
+    again = build(review_vocabulary)
+    fit(again, review_examples, tmp_path, OtherDropout())
+    assert largest_difference(whole, again) > 1e-6
+
+
+def test_a_later_fit_starts_at_its_own_first_epoch(review_vocabulary, review_examples, tmp_path):
+    model = build(review_vocabulary)
+    with pytest.raises(PowerCut):
+        fit(model, review_examples, tmp_path, CutAt(9))
+    again = build(review_vocabulary)
+    fit(again, review_examples, tmp_path, epochs=2)
+    history, resume, _ = fit(again, review_examples, tmp_path, epochs=1)
+    assert history.epoch == [0]
+    assert resume.resumed_from is None
+
+
+def test_state_of_another_model_is_refused(review_vocabulary, review_examples, tmp_path):
+    with pytest.raises(PowerCut):
+        fit(build(review_vocabulary), review_examples, tmp_path, CutAt(3))
+    keras.utils.set_random_seed(11)
+    other = bert_classifier(("a", "b", "c"), size="tiny", vocabulary=review_vocabulary, sequence_length=32)
+    other.compile(keras.optimizers.AdamW(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    with pytest.raises(ValueError, match=r"to hold the state of this model and optimizer\. Received the state of another one"):
+        fit(other, review_examples, tmp_path)
+
+
+def test_a_cut_while_saving_leaves_the_older_state(review_vocabulary, review_examples, tmp_path, monkeypatch):
+    with pytest.raises(PowerCut):
+        fit(build(review_vocabulary), review_examples, tmp_path, CutAt(3))
+    before = (tmp_path / "resume.npz").read_bytes()
+
+    def cut(stream, **arrays):
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", cut)
+    with pytest.raises(OSError, match="No space left"):
+        fit(build(review_vocabulary), review_examples, tmp_path)
+    assert (tmp_path / "resume.npz").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["resume.npz"]
+
+
+def test_keras_still_has_what_resume_sets():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    assert model._initial_epoch is None
