@@ -112,7 +112,7 @@ def copy_members(archive: Path, members: Mapping[str, Path], *, most_bytes: int)
             _copy_from_zip(archive, members, most_bytes)
         else:
             _copy_from_tar(archive, members, most_bytes)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the archive's
             raise
         raise ValueError(
