@@ -1,0 +1,39 @@
+"""Smaller and faster models: TF-MOT's methods on Keras 3, and a report that compares the results.
+
+Everything loads on first use, since it brings TensorFlow with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kerasbig.compress._tfmot import ConstantSparsity, PolynomialDecay
+    from kerasbig.compress.comparison import Comparison, compare
+    from kerasbig.compress.pruning import Pruning
+    from kerasbig.compress.reports import Report
+
+__all__ = ["Comparison", "ConstantSparsity", "PolynomialDecay", "Pruning", "Report", "compare"]
+
+_MODULES = {
+    "Comparison": "comparison",
+    "ConstantSparsity": "_tfmot",
+    "PolynomialDecay": "_tfmot",
+    "Pruning": "pruning",
+    "Report": "reports",
+    "compare": "comparison",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the module of a public name when the name is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kerasbig.compress' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

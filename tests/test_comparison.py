@@ -1,0 +1,238 @@
+"""`compare` against NumPy, with variants whose answers, sizes and speeds are known."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import keras
+import keras_hub
+import numpy as np
+import pytest
+
+from kerasbig.compress import Comparison, compare
+from kerasbig.compress.comparison import _KerasPredictor
+
+WORDS = ["good", "bad", "film", "story", "the"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    inputs: list[str]
+    targets: np.ndarray
+    classes: tuple[str, ...] | None
+
+
+@dataclass
+class Fixed:
+    """A predictor with known logits for known texts."""
+
+    answers: dict[str, np.ndarray]
+    path: Path
+    seconds: float = 0.0
+    format: str = "fixed"
+    class_names: tuple[str, ...] | None = ("negative", "positive")
+    calls: list[int] = field(default_factory=list)
+
+    def logits(self, inputs: Sequence[str]) -> np.ndarray:
+        self.calls.append(len(inputs))
+        time.sleep(self.seconds)
+        return np.stack([self.answers[text] for text in inputs])
+
+    def bytes_on_disk(self) -> int:
+        return sum(file.stat().st_size for file in self.path.rglob("*")) if self.path.is_dir() else self.path.stat().st_size
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    random = np.random.default_rng(0)
+    inputs = [" ".join(random.choice(WORDS, random.integers(1, 12))) + f" {number}" for number in range(400)]
+    return Examples(inputs, random.integers(0, 2, 400).astype("int32"), ("negative", "positive"))
+
+
+def fixed(examples: Examples, folder: Path, name: str, *, wrong: int, size: int = 1000, seconds: float = 0.0) -> Fixed:
+    """Answers everything right but the first `wrong` examples."""
+    logits = np.eye(2, dtype="float32")[examples.targets] * 3
+    logits[:wrong] = logits[:wrong, ::-1]
+    path = folder / name
+    path.write_bytes(bytes(size))
+    return Fixed(dict(zip(examples.inputs, logits, strict=True)), path, seconds)
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    keras.utils.set_random_seed(2)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    preprocessor = keras_hub.models.BertTextClassifierPreprocessor(
+        keras_hub.tokenizers.BertTokenizer(vocabulary=vocabulary, lowercase=True), sequence_length=10
+    )
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=len(vocabulary), num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32, max_sequence_length=10
+    )
+    classifier = keras_hub.models.BertTextClassifier(backbone, num_classes=2, preprocessor=preprocessor)
+    classifier.class_names = ("negative", "positive")
+    for weight in classifier.trainable_weights:  # KerasHub starts so small that all logits are nearly equal
+        weight.assign(np.random.default_rng(4).normal(0, 0.7, weight.shape))
+    return classifier
+
+
+def test_a_keras_model_gives_its_own_logits(model: keras.Model, examples: Examples, tmp_path: Path) -> None:
+    expected = model.predict(examples.inputs, verbose=0)
+    assert np.ptp(expected[:, 0]) > 0.1
+    computed = _KerasPredictor(model, tmp_path / "a.weights.h5", 7).logits(examples.inputs)
+    np.testing.assert_allclose(computed, expected, atol=1e-5)
+    row = compare({"float": model}, examples, latency_examples=3).rows[0]
+    assert row["accuracy"] == np.mean(expected.argmax(axis=1) == examples.targets)
+    assert row["max_logit_difference"] == row["difference"] == row["standard_error"] == 0.0
+    assert 0 < row["latency_ms"] <= row["latency_p95_ms"]
+
+
+def test_the_size_of_a_keras_model_is_its_weights_without_the_optimizer(model: keras.Model, examples: Examples, tmp_path: Path) -> None:
+    untrained = compare({"float": model}, examples, latency_examples=1).rows[0]
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.optimizer.build(model.trainable_variables)
+    trained = compare({"float": model}, examples, latency_examples=1).rows[0]
+    assert trained["bytes"] == pytest.approx(untrained["bytes"], rel=0.02)
+    assert trained["bytes"] > 4 * model.count_params()
+    bare = _KerasPredictor(model, tmp_path / "bare.weights.h5", 8)
+    assert trained["bytes"] == bare.bytes_on_disk()
+    assert trained["gzip_bytes"] == pytest.approx(len(gzip.compress(bare.path.read_bytes(), 6)), rel=0.02)
+    with h5py.File(bare.path) as file:
+        assert "optimizer" not in file
+    before = model.get_weights()
+    model.set_weights([weight * 0 for weight in before])
+    model.load_weights(bare.path, skip_mismatch=False)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_numbers_equal_numpy(examples: Examples, tmp_path: Path) -> None:
+    reference = fixed(examples, tmp_path, "a", wrong=40)
+    other = fixed(examples, tmp_path, "b", wrong=43)
+    other.answers = {text: logits + 0.125 for text, logits in other.answers.items()}
+    rows = compare({"float": reference, "small": other}, examples, latency_examples=5).rows
+    assert [row["name"] for row in rows] == ["float", "small"]
+    assert [row["accuracy"] for row in rows] == [360 / 400, 357 / 400]
+    assert rows[1]["difference"] == pytest.approx(-3 / 400)
+    changed = np.zeros(400)
+    changed[40:43] = -1
+    assert rows[1]["standard_error"] == pytest.approx(np.std(changed) / 20)
+    assert rows[1]["max_logit_difference"] == pytest.approx(3.125)
+    assert rows[0]["gzip_bytes"] == pytest.approx(len(gzip.compress(bytes(1000), 6)), abs=16)
+
+
+def test_a_folder_counts_all_its_files(examples: Examples, tmp_path: Path) -> None:
+    predictor = fixed(examples, tmp_path, "a", wrong=0)
+    predictor.path = tmp_path / "folder"
+    (predictor.path / "variables").mkdir(parents=True)
+    noise = np.random.default_rng(0).bytes(5000)
+    (predictor.path / "graph").write_bytes(noise)
+    (predictor.path / "variables" / "data").write_bytes(noise)
+    row = compare({"saved": predictor}, examples, latency_examples=1).rows[0]
+    assert row["gzip_bytes"] == pytest.approx(10_000, rel=0.02)
+
+
+def test_latency_is_one_text_at_a_time_and_in_turn(examples: Examples, tmp_path: Path) -> None:
+    slow = fixed(examples, tmp_path, "a", wrong=0, seconds=0.01)
+    fast = fixed(examples, tmp_path, "b", wrong=0, seconds=0.002)
+    rows = compare({"slow": slow, "fast": fast}, examples, latency_examples=20).rows
+    assert 10 <= rows[0]["latency_ms"] < 20
+    assert 2 <= rows[1]["latency_ms"] < rows[0]["latency_ms"]
+    assert slow.calls == fast.calls == [400] + [1] * 25
+
+
+def test_regression(examples: Examples, tmp_path: Path) -> None:
+    targets = np.random.default_rng(1).normal(size=400).astype("float32")
+    values = targets + np.random.default_rng(2).normal(0, 0.3, size=400).astype("float32")
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    predictor = Fixed(dict(zip(examples.inputs, values[:, None], strict=True)), path, class_names=None)
+    constant = Fixed(dict.fromkeys(examples.inputs, np.zeros(1, "float32")), path, class_names=None)
+    result = compare({"float": predictor, "constant": constant}, Examples(examples.inputs, targets, None), latency_examples=2)
+    assert result.rows[0]["rmse"] == pytest.approx(np.sqrt(np.mean((values - targets) ** 2)), rel=1e-5)
+    assert result.rows[0]["pearson"] == pytest.approx(np.corrcoef(values, targets)[0, 1], rel=1e-5)
+    assert result.rows[1]["pearson"] == 0.0
+    assert "accuracy" not in result.columns
+    assert "'float', the reference" in result.recommend()
+    assert result.plot().axes[0].get_ylabel() == "RMSE"
+
+
+def rows(*variants: tuple[str, float, float, int]) -> Comparison:
+    """(name, accuracy, latency, bytes) a variant."""
+    return Comparison(
+        "Comparison",
+        tuple(
+            {
+                "name": name,
+                "format": "x",
+                "accuracy": accuracy,
+                "difference": accuracy - variants[0][1],
+                "standard_error": 0.004,
+                "bytes": size,
+                "gzip_bytes": size,
+                "latency_ms": latency,
+                "latency_p95_ms": latency,
+                "max_logit_difference": 0.0,
+            }
+            for name, accuracy, latency, size in variants
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("variants", "name"),
+    [
+        ([("float", 0.84, 20.0, 90), ("int8", 0.8375, 8.0, 23), ("tiny", 0.80, 1.0, 5)], "int8"),
+        ([("float", 0.84, 8.0, 90), ("int8", 0.84, 9.0, 23)], "float"),
+        ([("float", 0.84, 8.0, 90), ("int8", 0.84, 8.2, 23)], "int8"),
+        ([("float", 0.84, 8.0, 90), ("same", 0.84, 8.0, 90)], "float"),
+    ],
+)
+def test_recommendation_is_the_fastest_of_the_good_enough(variants: list, name: str) -> None:
+    assert rows(*variants).recommend().startswith(f"Deploy {name!r}")
+
+
+def test_recommendation_says_what_it_costs() -> None:
+    sentence = rows(("float", 0.84, 20.0, 90_000_000), ("int8", 0.8375, 8.0, 23_000_000)).recommend()
+    assert sentence == (
+        "Deploy 'int8': 8.0 ms a text (2.5x as fast), 23.0 MB (26%), accuracy 0.8375 (-0.25 points, standard error 0.40), against 'float'."
+    )
+
+
+def test_the_report_prints_plots_and_is_json() -> None:
+    report = rows(("float", 0.84, 20.0, 90_000_000), ("int8 [bold]", 0.8375, 8.0, 23_000_000))
+    lines = str(report).splitlines()
+    assert [cell.strip() for cell in lines[3].split("│")[:5]] == ["float", "x", "0.8400", "+0.00 points", "0.40"]
+    assert "int8 [bold]" in lines[4]
+    parsed = json.loads(report.to_json())
+    assert parsed["rows"][1]["bytes"] == 23_000_000
+    axes = report.plot().axes[0]
+    assert [text.get_text() for text in axes.texts] == ["float", "int8 [bold]"]
+    assert axes.lines[1].get_xydata().tolist() == [[23.0, 0.8375]]
+
+
+def test_wrong_arguments_are_refused(examples: Examples, tmp_path: Path) -> None:
+    good = fixed(examples, tmp_path, "a", wrong=0)
+    with pytest.raises(ValueError, match="Expected at least one variant"):
+        compare({}, examples)
+    with pytest.raises(ValueError, match="Expected at least one example"):
+        compare({"a": good}, Examples([], np.array([]), ("x", "y")))
+    with pytest.raises(ValueError, match="Expected latency_examples of at least 1"):
+        compare({"a": good}, examples, latency_examples=0)
+    with pytest.raises(ValueError, match="Expected batch_size of at least 1"):
+        compare({"a": good}, examples, batch_size=0)
+    with pytest.raises(TypeError, match=r"Expected 'a' to be a Keras text model or a predictor. Received: str.*kb\.export\.load"):
+        compare({"a": "saved_models/a"}, examples)
+    with pytest.raises(TypeError, match="Expected a KerasHub text model with its preprocessor"):
+        compare({"a": keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])}, examples)
+    good.class_names = ("positive", "negative")
+    with pytest.raises(ValueError, match="Expected 'a' to have the classes of the examples, in their order"):
+        compare({"a": good}, examples)
+    good.class_names, good.answers = None, {text: np.zeros(3) for text in examples.inputs}
+    with pytest.raises(ValueError, match=r"Expected 'a' to return logits of shape \(400, 2\).*Received: \(400, 3\)"):
+        compare({"a": good}, examples)
