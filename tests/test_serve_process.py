@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -35,27 +37,44 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_exits_0(slow_model: Path, number: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(slow_model)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Runs `serve` in its own process; yields it and the address of predict."""
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        lines = iter(process.stderr.readline, "")
-        ready = next(line for line in lines if line.startswith("kerasbig serve: ready"))
+        ready = next(line for line in iter(process.stderr.readline, "") if line.startswith("kerasbig serve: ready"))
         assert "slow, versions [1]" in ready
         assert "gRPC 127.0.0.1:" in ready
-        url = next(word for word in ready.split() if word.startswith("http://127.0.0.1:"))
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(httpx.post, url, json={"instances": [700]}, timeout=60)
-            time.sleep(0.2)
-            assert not answer.done()
-            process.send_signal(number)
-            out, err = process.communicate(timeout=60)
-            assert answer.result().json() == {"predictions": [1.0]}
+        yield process, next(word for word in ready.split() if word.startswith("http://127.0.0.1:"))
     finally:
         process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_0(slow_model: Path, number: signal.Signals) -> None:
+    with serving(slow_model) as (process, url), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, url, json={"instances": [700]}, timeout=60)
+        time.sleep(0.2)
+        assert not answer.done()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert answer.result().json() == {"predictions": [1.0]}
     assert process.returncode == 0
     assert out == "returned\n"
     assert "Traceback" not in err
+
+
+def test_a_second_signal_ends_it_at_once(slow_model: Path) -> None:
+    with serving(slow_model) as (process, url), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, url, json={"instances": [100_000]}, timeout=60)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert next(line for line in iter(process.stderr.readline, "") if "stopping" in line)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == -signal.SIGINT
+        assert isinstance(answer.exception(), httpx.TransportError)
 
 
 def test_serve_needs_the_main_thread(slow_model: Path) -> None:
@@ -95,8 +114,3 @@ except ImportError as error:
 """
     message = run_python(code)
     assert message == f"Serving needs the package '{package}', which is not installed. Run: pip install 'kerasbig[serve]'"
-
-
-def test_the_server_loads_no_builders() -> None:
-    code = "import sys, kerasbig.serve.server; print(sorted(m for m in sys.modules if m.startswith('kerasbig.') and m.count('.') == 1))"
-    assert set(eval(run_python(code))) <= {"kerasbig.export", "kerasbig.files", "kerasbig.serve"}

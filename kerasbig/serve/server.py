@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import grpc
 import uvicorn
@@ -184,7 +185,7 @@ def serve(
 ) -> None:
     """Serves a folder's SavedModels until SIGINT or SIGTERM, then finishes the requests under way and returns.
 
-    One line on standard error says when it is ready and where. A second signal breaks off what is under way.
+    One line on standard error says when it is ready and where. A second signal ends the process at once.
 
     Args:
         path: As for `start`, like all the others.
@@ -207,11 +208,14 @@ def serve(
     ending = threading.Event()
 
     def on_signal(_: int, __: FrameType | None) -> None:
-        if ending.is_set():
-            raise KeyboardInterrupt
         ending.set()
+        # A model call cannot be broken off from Python; the system's own handler ends the process in the middle of it.
+        for number in previous:
+            signal.signal(number, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous: dict[signal.Signals, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, on_signal)
     server: Server | None = None
     try:
         server = start(
@@ -230,8 +234,6 @@ def serve(
                 raise RuntimeError("Expected the REST server to run until a signal, but it ended. Its log says why.")
         _say("stopping: finishing the requests under way")
         server.stop()
-    except KeyboardInterrupt:
-        _say("stopped at once")
     finally:
         if server is not None:
             server.stop(0)
