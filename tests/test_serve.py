@@ -581,7 +581,7 @@ def test_files_that_differ_from_the_manifest_are_not_served(tmp_path: Path, numb
     bundle = tmp_path / "bundle"
     shutil.copytree(numbers / "1", bundle / "1")
     files = {path.relative_to(bundle).as_posix(): sha256(path) for path in bundle.rglob("*") if path.is_file()}
-    (bundle / "manifest.json").write_text(json.dumps({"format_version": 1, "files": files}))
+    (bundle / "manifest.json").write_text(json.dumps({"format_version": 1, "formats": {}, "files": files}))
     assert load(bundle).versions.keys() == {1}
     variables = bundle / "1" / "variables" / "variables.data-00000-of-00001"
     original = variables.read_bytes()
@@ -595,6 +595,12 @@ def test_files_that_differ_from_the_manifest_are_not_served(tmp_path: Path, numb
     (bundle / "1" / "extra").touch()
     with pytest.raises(ValueError, match="extra"):
         load(bundle)
+    (bundle / "1" / "extra").unlink()
+    # A version that was put beside the others, and would be the one that answers.
+    shutil.copytree(numbers / "3", bundle / "3")
+    with pytest.raises(ValueError, match="lists none"):
+        load(bundle)
+    assert load(bundle, versions=[1]).versions.keys() == {1}
     (bundle / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="manifest"):
         load(bundle)

@@ -5,7 +5,6 @@ Shapes follow TensorFlow's convention: None is any size, and a shape of None is 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ import tensorflow_text  # noqa: F401
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorflow.core.protobuf import error_codes_pb2, meta_graph_pb2, saved_model_pb2
 
-from kerasbig.files import sha256
+from kerasbig.export.manifests import MANIFEST_FILE, check_files, files_of, read_manifest
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -195,7 +194,7 @@ def load(path: str | Path, *, name: str | None = None, versions: Sequence[int] |
     wanted = sorted(found) if versions is None else sorted(set(versions))
     if not wanted or not set(wanted) <= set(found):
         raise FileNotFoundError(f"Expected versions to be among {sorted(found)} of {str(folder)!r}. Received: versions={wanted}.")
-    _check_hashes(folder, [found[number] for number in wanted])
+    _check_hashes(folder, {number: found[number] for number in wanted})
     return Servable(name, {number: _load_version(number, found[number]) for number in wanted})
 
 
@@ -231,28 +230,13 @@ def _version_folders(folder: Path) -> dict[int, Path]:
     return found
 
 
-def _check_hashes(folder: Path, versions: Sequence[Path]) -> None:
-    """Compares the SavedModels with the Bundle's manifest, if it has one."""
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
+def _check_hashes(folder: Path, versions: Mapping[int, Path]) -> None:
+    """Compares the SavedModels with the Bundle's manifest, if it has one; a version it does not list is refused too."""
+    if not (folder / MANIFEST_FILE).is_file():
         return
-    try:
-        files: dict[str, str] = json.loads(manifest.read_bytes())["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"Expected {str(manifest)!r} to be a Bundle's manifest with 'files'. Export the Bundle again.") from error
-    for version in versions:
-        expected = {path: digest for path, digest in files.items() if path.startswith(f"{version.name}/")}
-        if not expected:
-            _log.warning("Version %s is not in %s: it is served unchecked.", version.name, manifest)
-            continue
-        present = {path.relative_to(folder).as_posix() for path in version.rglob("*") if path.is_file()}
-        if missing := sorted(expected.keys() - present):
-            raise FileNotFoundError(f"Expected {missing} in {str(folder)!r}, as {manifest.name} says. Export the Bundle again.")
-        altered = [path for path in sorted(present) if path not in expected or sha256(folder / path) != expected[path]]
-        if altered:
-            raise ValueError(
-                f"Expected the files of {str(folder)!r} to be those {manifest.name} lists. Altered or added: {altered}. Export again."
-            )
+    manifest = read_manifest(folder)
+    for number, version in versions.items():
+        check_files(folder, files_of(manifest, "saved_model", number), version.name)
 
 
 def _load_version(number: int, folder: Path) -> Version:
