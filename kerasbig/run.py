@@ -74,7 +74,9 @@ class Run:
         try:
             model = getattr(keras_hub.models, self.task.preset_class).from_preset(str(preset), dtype=dtype)
         except (ValueError, OSError, KeyError, TypeError) as error:
-            raise ValueError(f"Expected {str(preset)!r} to hold the trained model, but it cannot be read: {error}. Copy the whole Run again.") from error
+            raise ValueError(
+                f"Expected {str(preset)!r} to hold the trained model, but it cannot be read: {error}. Copy the whole Run again."
+            ) from error
         model.class_names = self.classes
         self.task.compile(model, None)
         return model
@@ -102,12 +104,18 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     path = Path(folder)
     if not path.is_dir():
         training = path.with_name(path.name + ".training")
-        hint = "Its training was cut off: run the same 'kerasbig train' again to go on." if training.is_dir() else "Train one with 'kerasbig train'."
+        hint = (
+            "Its training was cut off: run the same 'kerasbig train' again to go on."
+            if training.is_dir()
+            else "Train one with 'kerasbig train'."
+        )
         raise FileNotFoundError(f"Expected a Run folder at {str(path)!r}, but there is none. {hint}")
     needed = ("config.json", "classes.json", "metrics.json", "history.csv", f"{PRESET_FOLDER}/config.json")
     missing = [name for name in needed if not (path / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"Expected the Run folder {str(path)!r} to hold {', '.join(missing)}, which is missing. Copy the whole folder again.")
+        raise FileNotFoundError(
+            f"Expected the Run folder {str(path)!r} to hold {', '.join(missing)}, which is missing. Copy the whole folder again."
+        )
     config, classes, metrics = (_read_json(path / name) for name in ("config.json", "classes.json", "metrics.json"))
     if config.get("format_version") != FORMAT_VERSION:
         raise ValueError(
@@ -120,7 +128,12 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def write_run(
-    folder: Path, model: keras.Model, *, config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]], history: Sequence[Mapping[str, float]]
+    folder: Path,
+    model: keras.Model,
+    *,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, float]],
+    history: Sequence[Mapping[str, float]],
 ) -> None:
     """Writes the files of a Run, the report excepted, into a folder that the caller moves into place.
 

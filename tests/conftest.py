@@ -36,7 +36,7 @@ def review_vocabulary(review_examples: Examples) -> list[str]:
 
 
 @pytest.fixture
-def tiny_bert(review_vocabulary: list[str]):  # noqa: ANN201
+def tiny_bert(review_vocabulary: list[str]):
     """A new tiny classifier with seeded weights, at sequence length 32."""
     import keras
 

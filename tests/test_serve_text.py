@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,24 +29,7 @@ def model(review_vocabulary: list[str]) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def bundle(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved_models") / "sentiment"
-    module = tf.Module()
-    module.variables_of_the_model = model.variables
-
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "text")])
-    def classify(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(model(model.preprocessor(text), training=False))
-        label_id = tf.argmax(probabilities, -1, tf.int32)
-        return {"label": tf.gather(tf.constant(CLASSES), label_id), "label_id": label_id, "probabilities": probabilities}
-
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "text")])
-    def logits(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": model(model.preprocessor(text), training=False)}
-
-    module.classify, module.logits = classify, logits
-    module.tables = model.preprocessor.tokenizer
-    tf.saved_model.save(module, str(folder / "1"), signatures={"serving_default": classify, "logits": logits})
-    return folder
+    return kb.export.saved_model(model, tmp_path_factory.mktemp("saved_models") / "sentiment", version=1)
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +86,11 @@ def test_numbers_where_text_should_be_are_refused(server: Server) -> None:
     assert response.status_code == 400
     message = "Expected instances[1] to be of type string (input 'text'). Received: a whole number, 3."
     assert response.json() == {"error": message}
+
+
+def test_an_altered_bundle_does_not_start(bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "sentiment"
+    shutil.copytree(bundle, copy)
+    (copy / "1" / "assets.extra" / "classes.json").write_text('["positive", "negative"]')
+    with pytest.raises(ValueError, match="classes"):
+        kb.serve.start(copy, rest_port=0, grpc_port=0)

@@ -107,8 +107,19 @@ def hugging_face_folder(folder: Path, vocabulary: list[str]) -> Path:
     shapes |= {"encoder.layer.0.intermediate.dense.weight": (inner, width), "encoder.layer.0.intermediate.dense.bias": (inner,)}
     shapes |= {"encoder.layer.0.output.dense.weight": (width, inner), "encoder.layer.0.output.dense.bias": (width,)}
     folder.mkdir()
-    save_file({f"bert.{name}": random.normal(size=shape).astype("float32") for name, shape in shapes.items()}, folder / "model.safetensors", {"format": "pt"})
-    config = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": len(vocabulary), "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": width}
+    save_file(
+        {f"bert.{name}": random.normal(size=shape).astype("float32") for name, shape in shapes.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "vocab_size": len(vocabulary),
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "hidden_size": width,
+    }
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": inner, "max_position_embeddings": positions}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "tokenizer_class": "BertTokenizer"}))
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")

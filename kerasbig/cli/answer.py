@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kerasbig.cli.quiet import load_tensorflow
+
 if TYPE_CHECKING:
     from kerasbig.data import Examples
     from kerasbig.run import Run
@@ -24,8 +26,11 @@ SPLITS = ("train", "validation", "test", "all")
 @click.option("--label", metavar="COLUMN", help="The column of labels; by default the Run's.")
 @click.option("--encoding", help="Encoding of text files; by default the Run's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(run: str, data: str | None, split: str | None, text: str | None, label: str | None, encoding: str | None, as_json: bool) -> None:
+def evaluate(
+    run: str, data: str | None, split: str | None, text: str | None, label: str | None, encoding: str | None, as_json: bool
+) -> None:
     """Measures a Run on labelled data."""
+    load_tensorflow()
     from kerasbig.cli.output import metric_text, print_json, print_table
     from kerasbig.run import open_run
 
@@ -88,7 +93,12 @@ def predict(run: str, inputs: tuple[str, ...], as_json: bool) -> None:
     texts = [line.rstrip("\n") for line in sys.stdin] if inputs == ("-",) else list(inputs)
     empty = [i for i, text in enumerate(texts, 1) if not text.strip()]
     if empty or not texts:
-        raise ValueError(f"Expected a text in each INPUT. Received {len(empty)} empty, the first is number {empty[0]}." if empty else "Expected a text. Received none.")
+        raise ValueError(
+            f"Expected a text in each INPUT. Received {len(empty)} empty, the first is number {empty[0]}."
+            if empty
+            else "Expected a text. Received none."
+        )
+    load_tensorflow()
     from kerasbig.cli.output import print_json, print_table
     from kerasbig.export import predictions
     from kerasbig.run import open_run

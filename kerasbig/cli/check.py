@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from kerasbig.cli.quiet import load_tensorflow
+
 # What each part of the package needs: distribution, module to look for, and the part.
 NEEDS = (
     ("tensorflow", "tensorflow", "everything"),
@@ -33,15 +35,17 @@ def check(as_json: bool) -> None:
     """Prints versions and devices, and what works here and what is missing."""
     from kerasbig.cli.output import print_json, print_table
 
+    load_tensorflow()
     packages = {name: _version(name) for name, _, _ in NEEDS}
     findings = _findings(packages)
-    facts = {"kerasbig": metadata.version("kerasbig"), "python": platform.python_version(), "cores": os.cpu_count()}
+    facts = {"kerasbig": metadata.version("kerasbig"), "python": platform.python_version(), "cores": str(os.cpu_count())}
     missing = [name for name, works in findings.items() if works != "works"]
     if as_json:
         print_json({**facts, "packages": packages, "checks": findings, "ok": not missing})
     else:
-        print_table("Versions", ["package", "version", "for"], [["python", facts["python"], "everything"], ["kerasbig", str(facts["kerasbig"]), "" ],
-            *([name, packages[name] or "missing", part] for name, _, part in NEEDS)])  # fmt: skip
+        rows = [["python", platform.python_version(), "everything"], ["kerasbig", facts["kerasbig"], ""]]
+        rows += [[name, packages[name] or "missing", part] for name, _, part in NEEDS]
+        print_table("Versions", ["package", "version", "for"], rows)
         print_table("Checks", ["what", "result"], [[name, result] for name, result in findings.items()])
     if missing:
         raise click.exceptions.Exit(1)
@@ -100,13 +104,12 @@ def _serving() -> dict[str, str]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def samples(as_json: bool) -> None:
     """Lists the named data sets and presets."""
-    from dataclasses import asdict
-
     from kerasbig.cli.output import print_json, print_table
     from kerasbig.data import samples as all_samples
 
     if as_json:
-        print_json({"samples": [asdict(sample) for sample in all_samples()]})
+        fields = ("name", "kind", "description", "licence", "source", "size")
+        print_json({"samples": [{field: getattr(sample, field) for field in fields} for sample in all_samples()]})
     else:
-        rows = [[sample.name, sample.kind, sample.description, sample.licence] for sample in all_samples()]
-        print_table("Samples", ["name", "kind", "what", "licence"], rows)
+        rows = [[sample.name, sample.kind, sample.size, sample.licence, sample.description] for sample in all_samples()]
+        print_table("Samples", ["name", "kind", "download", "licence", "what"], rows)

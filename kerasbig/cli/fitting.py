@@ -14,14 +14,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasbig import compress, distribute, export, text
+from kerasbig import compress, distribute, export, report, text
 from kerasbig.cli.options import FitOptions
 from kerasbig.cli.output import note
 from kerasbig.cli.progress import TrainingProgress
 from kerasbig.data import Splits
 from kerasbig.files import replacing_file, replacing_folder, require_new
 from kerasbig.run import Run, describe, open_run, write_run
-from kerasbig.tasks import Task, find_task
+from kerasbig.tasks import find_task
+
 
 def train(options: FitOptions, out: str, *, overwrite: bool) -> Run:
     """Trains a new model and writes its Run.
@@ -31,8 +32,8 @@ def train(options: FitOptions, out: str, *, overwrite: bool) -> Run:
         out: The Run folder to write.
         overwrite: Whether an existing Run may be replaced.
     """
-    options = options.resolved()
     splits = _load_splits(options)
+    options = options.resolved(len(splits.train))
     precision = _choose_precision(options, out, text.SIZES[options.size]["hidden_dim"] if options.size in text.SIZES else 384)
     keras.utils.set_random_seed(options.seed)
     with distribute.strategy(options.strategy).scope():
@@ -173,22 +174,53 @@ def save(result: Fit, splits: Splits, options: FitOptions, out: str, *, overwrit
     outputs = {role: task.predict_logits(result.model, getattr(splits, role).inputs) for role in ("validation", "test")}
     metrics = {role: task.measure(logits, getattr(splits, role).targets, splits.classes) for role, logits in outputs.items()}
     config = describe(options.task, asdict(options)) | {
-        "data": {"examples": {role: len(getattr(splits, role)) for role in ("train", "validation", "test")}, "sha256": _fingerprint(splits)},
+        "data": {
+            "examples": {role: len(getattr(splits, role)) for role in ("train", "validation", "test")},
+            "sha256": _fingerprint(splits),
+        },
         "padding": result.padding,
         "training": {"seconds": round(result.seconds, 1), "examples_per_second": round(result.examples_per_second, 1)},
         **extra,
     }
     with replacing_folder(out, overwrite=overwrite) as temporary:
         write_run(temporary, result.model, config=config, metrics=metrics, history=result.history)
-        _write_report(temporary / "report.html", task, result, splits, config, metrics, outputs["test"], name=Path(out).name)
+        report.write(temporary / "report.html", _summary(result, splits, config, metrics, outputs["test"], name=Path(out).name))
     shutil.rmtree(training_folder(out), ignore_errors=True)
     return open_run(out)
 
 
-def _write_report(
-    path: Path, task: Task, result: Fit, splits: Splits, config: dict[str, Any], metrics: dict[str, Any], logits: np.ndarray, *, name: str
-) -> None:
-    raise NotImplementedError
+def _summary(
+    result: Fit, splits: Splits, config: Mapping[str, Any], metrics: Mapping[str, Any], logits: np.ndarray, *, name: str
+) -> report.RunSummary:
+    """Gathers what a Run's page shows."""
+    padding, training = result.padding, config["training"]
+    counts = {}
+    if splits.classes is not None:
+        parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        counts = {role: np.bincount(part.targets, minlength=len(splits.classes)).tolist() for role, part in parts.items()}
+    return report.RunSummary(
+        title=name,
+        task=config["task"],
+        metrics={**metrics["test"], "examples": len(splits.test)},
+        history=result.history,
+        inputs=splits.test.inputs,
+        rows=splits.test.rows,
+        targets=splits.test.targets,
+        logits=logits,
+        classes=splits.classes,
+        class_counts=counts,
+        facts={
+            "source": splits.test.source,
+            "padding left": f"{padding['fraction']:.1%} of the computed tokens",
+            "tokens computed, against fixed length": f"{padding['computed_tokens']:,} of {padding['fixed_tokens']:,} an epoch",
+            "training texts cut": padding["truncated"],
+            "training examples per second": training["examples_per_second"],
+            "training time": f"{training['seconds']:.0f} s",
+            "precision": config["precision"]["policy"],
+        },
+        config=config["options"],
+        versions=config["versions"],
+    )
 
 
 def _optimizer(options: FitOptions, steps: int) -> keras.optimizers.Optimizer:
@@ -207,8 +239,8 @@ def _fingerprint(splits: Splits) -> str:
     """Returns a SHA-256 over all texts and targets, in their order."""
     digest = hashlib.sha256()
     for examples in (splits.train, splits.validation, splits.test):
-        for text in examples.inputs:
-            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        for line in examples.inputs:
+            digest.update(line.encode("utf-8", "surrogatepass") + b"\0")
         digest.update(examples.targets.tobytes())
     return digest.hexdigest()
 

@@ -34,7 +34,11 @@ class SuggestingGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog="--debug, anywhere, shows the traceback of an error.")
+@click.group(
+    cls=SuggestingGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="--debug, anywhere, shows the traceback of an error.",
+)
 @click.version_option(package_name="kerasbig")
 def app() -> None:
     """Takes text transformers from raw data to a server: train, compress, export, serve."""
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        known = isinstance(error, ValueError | TypeError | OSError | ImportError)
+        known = isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError)
         hint = "" if known else " (not foreseen: give --debug for the traceback, and report it)"
         _say(f"{_one_line(error)}{hint}")
         sys.exit(FAILED)

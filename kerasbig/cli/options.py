@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+# Peak learning rates from scratch: the wider the model, the smaller.
+RATES = {"tiny": 1e-3, "mini": 1e-3, "small": 5e-4, "medium": 3e-4, "base": 1e-4}
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
@@ -57,14 +60,13 @@ class FitOptions:
         if self.preset and self.size:
             raise ValueError(f"Expected a preset or a size. Received both: preset={self.preset!r}, size={self.size!r}")
 
-    def resolved(self) -> FitOptions:
-        """Fills in what depends on the kind of start: a pretrained model needs few, small steps."""
-        values = asdict(self)
-        if not self.preset and not self.size:
-            values["size"] = "mini"
-        values["epochs"] = self.epochs or (2 if self.preset else 10)
-        values["learning_rate"] = self.learning_rate or (8e-5 if self.preset else 5e-4)
-        return FitOptions(**values)
+    def resolved(self, train_examples: int) -> FitOptions:
+        """Fills in what depends on the start: a pretrained model needs few, small steps; a new one at least 400 of them."""
+        size = None if self.preset else self.size or "mini"
+        steps_per_epoch = math.ceil(train_examples / self.batch_size)
+        epochs = self.epochs or (2 if self.preset else min(50, max(10, math.ceil(400 / steps_per_epoch))))
+        rate = self.learning_rate or (8e-5 if size is None else RATES.get(size, 1e-4))
+        return replace(self, size=size, epochs=epochs, learning_rate=rate)
 
 
 def options_from_config(path: str) -> dict[str, Any]:
@@ -82,5 +84,7 @@ def options_from_config(path: str) -> dict[str, Any]:
     known = {field.name for field in fields(FitOptions)}
     unknown = sorted(set(options or {}) - known)
     if options is None or unknown:
-        raise ValueError(f"Expected options out of {', '.join(sorted(known))} in {str(file)!r}. Received: {', '.join(unknown) or type(content).__name__}")
+        raise ValueError(
+            f"Expected options out of {', '.join(sorted(known))} in {str(file)!r}. Received: {', '.join(unknown) or type(content).__name__}"
+        )
     return dict(options)

@@ -23,8 +23,7 @@ def note(message: str) -> None:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Prints one JSON object to standard output."""
-    json.dump(value, sys.stdout, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -21,7 +21,14 @@ class TrainingProgress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Starts the bar."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns, console=progress_console(), transient=True)
         self._row = self._bar.add_task("training", total=self._steps * self._epochs)
         self._bar.start()
@@ -53,4 +60,6 @@ class TrainingProgress(keras.callbacks.Callback):
     def _advance(self, step: int, logs: Mapping[str, float]) -> None:
         if self._bar is not None:
             figures = " ".join(f"{name} {float(logs[name]):.3f}" for name in ("loss", "accuracy", "rmse") if name in logs)
-            self._bar.update(self._row, completed=self._epoch * self._steps + step, description=f"epoch {self._epoch + 1}/{self._epochs} {figures}")
+            self._bar.update(
+                self._row, completed=self._epoch * self._steps + step, description=f"epoch {self._epoch + 1}/{self._epochs} {figures}"
+            )

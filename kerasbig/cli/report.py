@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+
+from kerasbig.cli.quiet import load_tensorflow
 
 
 @click.command()
@@ -19,6 +23,7 @@ def report(folders: tuple[str, ...], data: str | None, out: str, overwrite: bool
 
     The first is the one the others are compared with. At least one must be a Run: it says what the data mean.
     """
+    load_tensorflow()
     from kerasbig.cli.answer import run_examples
     from kerasbig.cli.output import note, print_json
     from kerasbig.files import require_new
@@ -31,19 +36,18 @@ def report(folders: tuple[str, ...], data: str | None, out: str, overwrite: bool
     from kerasbig import compress
     from kerasbig import report as pages
 
-    examples = run_examples(next(iter(runs.values())), data)
+    run = next(iter(runs.values()))
+    examples = run_examples(run, data)
     note(f"Measuring on {len(examples):,} examples of {examples.source} ({examples.role}) ...")
     compared = compress.compare(_variants(folders, runs), examples)
+    advice = compared.recommend()
+    title = f"Variants on {examples.source} ({examples.role})"
+    pages.write(out, pages.RunSummary(title=title, task=run.task.name, comparison=compared.rows, notes=[advice]))
     if as_json:
-        print_json({**compared.to_dict(), "report": out})
-    else:
-        from rich.console import Console
-
-        Console(highlight=False).print(compared.table())
-        click.echo(compared.recommend())
-    pages.comparison(out, compared.to_dict(), title=f"Variants on {examples.source} ({examples.role})")
-    if not as_json:
-        click.echo(f"Report: {out}")
+        print_json({**json.loads(compared.to_json()), "recommendation": advice, "report": out})
+        return
+    Console(highlight=False).print(compared.table())
+    click.echo(f"{advice}\nReport: {out}")
 
 
 def _variants(folders: tuple[str, ...], runs: dict[str, Any]) -> dict[str, Any]:

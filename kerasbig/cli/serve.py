@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from kerasbig.cli.quiet import load_tensorflow
+
 
 @click.command()
 @click.argument("bundle")
@@ -13,6 +15,7 @@ import click
 @click.option("--name", help="The model's name in addresses; by default the Bundle's folder name.")
 def serve(bundle: str, host: str, rest_port: int, grpc_port: int, name: str | None) -> None:
     """Serves a Bundle over TF Serving's REST and gRPC, until it is stopped."""
+    load_tensorflow()
     from kerasbig.serve import serve as serve_bundle
 
     serve_bundle(bundle, host=host, rest_port=rest_port, grpc_port=grpc_port, name=name)

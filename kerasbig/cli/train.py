@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import click
+
+from kerasbig.cli.quiet import load_tensorflow
+
+# As in `kerasbig.tasks`, which takes seconds to import; a test holds them equal.
+TASK_NAMES = ("text-classifier",)
 
 
 @click.command()
@@ -22,9 +28,9 @@ import click
 @click.option("--vocabulary-size", type=int, default=8000, show_default=True, help="Tokens to learn, from scratch.")
 @click.option("--sequence-length", type=int, default=128, show_default=True, help="Longest text in tokens.")
 @click.option("--dropout", type=float, default=0.1, show_default=True)
-@click.option("--epochs", type=int, help="Most epochs; by default 2 from a preset, 10 from scratch.")
+@click.option("--epochs", type=int, help="Most epochs; by default 2 from a preset, from scratch 10 or as many as make 400 steps.")
 @click.option("--batch-size", type=int, default=32, show_default=True)
-@click.option("--learning-rate", type=float, help="Peak; by default 8e-5 from a preset, 5e-4 from scratch.")
+@click.option("--learning-rate", type=float, help="Peak; by default 8e-5 from a preset, 1e-3 to 1e-4 by size from scratch.")
 @click.option("--weight-decay", type=float, default=0.01, show_default=True)
 @click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of all steps to warm up over.")
 @click.option("--patience", type=int, default=3, show_default=True, help="Epochs without a better validation loss before it stops.")
@@ -35,7 +41,7 @@ import click
 @click.option("--overwrite", is_flag=True, help="Replace an existing Run.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def train(ctx: click.Context, task: str, out: str, config: str | None, overwrite: bool, as_json: bool, **values: Any) -> None:
+def train(ctx: click.Context, /, task: str, out: str, config: str | None, overwrite: bool, as_json: bool, **values: Any) -> None:
     """Trains TASK (text-classifier) on a table of examples and writes a Run.
 
     A training that is killed goes on when the same command is given again.
@@ -47,16 +53,10 @@ def train(ctx: click.Context, task: str, out: str, config: str | None, overwrite
 
 
 def require_task(name: str) -> None:
-    """Raises a usage error, with the closest name, for a task that does not exist.
-
-    The names stand here as well as in `kerasbig.tasks`, which takes seconds to import; a test holds them equal.
-    """
-    import difflib
-
-    tasks = ("text-classifier",)
-    if name not in tasks:
-        close = difflib.get_close_matches(name, tasks, 1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Tasks: {', '.join(tasks)}."
+    """Raises a usage error, with the closest name, for a task that does not exist."""
+    if name not in TASK_NAMES:
+        close = difflib.get_close_matches(name, TASK_NAMES, 1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Tasks: {', '.join(TASK_NAMES)}."
         raise click.UsageError(f"Expected a task. Received: {name!r}. {hint}")
 
 
@@ -64,6 +64,7 @@ def _train(chosen: dict[str, Any], config: str | None, out: str, overwrite: bool
     from kerasbig.files import require_new
 
     require_new(out, overwrite=overwrite)
+    load_tensorflow()
     from kerasbig.cli import fitting, options
 
     given = {**(options.options_from_config(config) if config else {}), **chosen}

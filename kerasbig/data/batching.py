@@ -47,7 +47,8 @@ class Padding:
     def __str__(self) -> str:
         cut = f", {self.truncated:,} cut to {self.sequence_length} tokens" if self.truncated else ""
         saved = self.fixed_tokens / max(self.computed_tokens, 1)
-        return f"{self.examples:,} texts{cut}; {self.fraction:.1%} of the computed tokens are padding ({saved:.1f}x fewer tokens than fixed length)"
+        left = f"{self.fraction:.1%} of the computed tokens are padding ({saved:.1f}x fewer tokens than fixed length)"
+        return f"{self.examples:,} texts{cut}; {left}"
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,10 @@ def tokenize(model: keras.Model, inputs: Sequence[str], *, chunk: int = 256) -> 
         >>> tokenize(model, ["a film", "film"]).lengths.tolist()
         [4, 3]
     """
-    preprocessor = getattr(model, "preprocessor", None)
+    preprocessor: Any = getattr(model, "preprocessor", None)
     if getattr(preprocessor, "tokenizer", None) is None:
         raise TypeError(
-            f"Expected a model with a text preprocessor (a KerasHub text classifier). Received: {type(model).__name__} with preprocessor={preprocessor!r}. "
+            f"Expected a model with a text preprocessor. Received: {type(model).__name__} with preprocessor={preprocessor!r}. "
             "Build it with kerasbig.text.bert_classifier, which keeps its tokenizer."
         )
     if not preprocessor.built:
@@ -252,7 +253,9 @@ def grouped_by_length(
         [[3, 1], [2, 0]]
     """
     pool = len(order) if pool_batches is None else batch_size * pool_batches
-    sorted_order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, range(pool, len(order), pool))])
+    sorted_order = np.concatenate(
+        [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, range(pool, len(order), pool))]
+    )
     return np.split(sorted_order, range(batch_size, len(order), batch_size))
 
 

@@ -128,7 +128,9 @@ def _from_preset(
     model = keras_hub.models.BertTextClassifier.from_preset(source, num_classes=outputs, dropout=dropout, **options)
     longest = model.backbone.max_sequence_length
     if sequence_length > longest:
-        raise ValueError(f"Expected sequence_length of at most {longest} for preset {str(preset)!r}. Received: sequence_length={sequence_length}")
+        raise ValueError(
+            f"Expected sequence_length of at most {longest} for preset {str(preset)!r}. Received: sequence_length={sequence_length}"
+        )
     model.preprocessor.sequence_length = sequence_length
     if is_hugging_face(source):
         tokenizer = json.loads((Path(source) / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -144,10 +146,14 @@ def _from_size(
     if size not in SIZES:
         raise ValueError(f"Expected size to be one of {', '.join(SIZES)}. Received: size={size!r}")
     if vocabulary is None:
-        raise ValueError(f"Expected a vocabulary for size={size!r}. Received none. Learn one with kerasbig.text.learn_wordpiece(lines, 8000).")
+        raise ValueError(
+            f"Expected a vocabulary for size={size!r}. Received none. Learn one with kerasbig.text.learn_wordpiece(lines, 8000)."
+        )
     missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
     if missing:
-        raise ValueError(f"Expected the vocabulary to hold {', '.join(missing)}. Received {len(vocabulary)} tokens without. Learn it with learn_wordpiece.")
+        raise ValueError(
+            f"Expected the vocabulary to hold {', '.join(missing)}. Received {len(vocabulary)} tokens without. Use learn_wordpiece."
+        )
     # A vocabulary without a capital letter was learnt on folded text.
     cased = any(token != token.lower() for token in vocabulary if not token.startswith("["))
     tokenizer = keras_hub.tokenizers.BertTokenizer(vocabulary=list(vocabulary), lowercase=not cased)

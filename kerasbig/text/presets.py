@@ -73,7 +73,9 @@ def _check_folder(folder: Path) -> None:
     """Raises if a local preset folder lacks a file or is not a BERT."""
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise FileNotFoundError(f"Expected the preset folder {str(folder)!r} to hold config.json, but it does not. Name a KerasHub or Hugging Face folder.")
+        raise FileNotFoundError(
+            f"Expected the preset folder {str(folder)!r} to hold config.json, but it does not. Name a KerasHub or Hugging Face folder."
+        )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -84,4 +86,6 @@ def _check_folder(folder: Path) -> None:
     needed = HUGGING_FACE_FILES if kind == "bert" else KERAS_FILES
     missing = [" or ".join(names) for names in needed if not any((folder / name).is_file() for name in names)]
     if missing:
-        raise FileNotFoundError(f"Expected the preset folder {str(folder)!r} to hold {', '.join(missing)}, which is missing. Copy the whole folder again.")
+        raise FileNotFoundError(
+            f"Expected the preset folder {str(folder)!r} to hold {', '.join(missing)}, which is missing. Copy the whole folder again."
+        )
