@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -259,10 +262,6 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_matplotlib_keeps_its_settings(written) -> None:
-    import sys
-
-    import matplotlib
-
     before = dict(matplotlib.rcParams)
     written(summary())
     assert dict(matplotlib.rcParams) == before
@@ -285,17 +284,16 @@ def test_an_old_page_survives_a_failure(tmp_path: Path) -> None:
 
 def test_overview_marks_the_best_of_each_metric(tmp_path: Path) -> None:
     runs = [
-        {"name": "<b>a</b>", "metrics": {"accuracy": 0.84, "loss": 0.5, "examples": 10}, "link": "a/report.html"},
+        {"name": "<b>a</b>", "metrics": {"accuracy": 0.84, "loss": 0.5, "examples": 10}, "link": "a b#1/report.html"},
         {"name": "b", "metrics": {"accuracy": 0.82, "loss": 0.4, "examples": 12}},
         {"name": "c", "metrics": {"rmse": float("nan")}},
     ]
     page = Page(overview(tmp_path / "runs.html", runs))
     assert re.findall(r'class="best">([^<]+)<', page.source) == ["0.84", "0.4"]
-    assert ("a", {"href": "a/report.html"}) in page.tags
+    assert ("a", {"href": "a%20b%231/report.html"}) in page.tags
     assert "<b>a</b>" in page.text
     widths = [float(width) for width in re.findall(r"width: ([\d.]+)%", page.source)]
-    assert widths[:2] == [100.0, 100.0]
-    assert widths[3:5] == pytest.approx([97.6, 80.0])
+    assert widths == [100.0, 100.0, 83.3, 97.6, 80.0, 100.0]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +317,12 @@ def test_an_overview_needs_runs_with_metrics(tmp_path: Path) -> None:
         overview(tmp_path / "a.html", [])
     with pytest.raises(ValueError, match=r"Expected each run to have name and metrics. Received: run 1 with \['name'\]"):
         overview(tmp_path / "a.html", [{"name": "a"}])
+
+
+def test_a_page_needs_no_tensorflow() -> None:
+    script = "import sys, kerasbig.report.page; assert not {'tensorflow', 'keras', 'matplotlib.pyplot'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_numbers_for_people() -> None:
