@@ -123,7 +123,7 @@ class Resume(keras.callbacks.Callback):
             "shapes": [list(variable.shape) for variable in self._variables()],
             "callbacks": [_scalars(callback) for callback in self.callbacks],
         }
-        arrays = {f"variable/{i}": _values(variable) for i, variable in enumerate(self._variables())}
+        arrays: dict[str, Any] = {f"variable/{i}": _values(variable) for i, variable in enumerate(self._variables())}
         arrays |= {f"metric/{i}": _values(variable) for i, variable in enumerate(metrics)}
         with replacing_file(self.path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, meta=np.array(json.dumps(meta)), **arrays)

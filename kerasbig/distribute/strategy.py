@@ -27,5 +27,7 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
         1
     """
     if name not in STRATEGIES:
-        raise ValueError(f"Expected a strategy out of {', '.join(STRATEGIES)}. Received: {name!r}. Use 'one': this version trains on one device.")
+        raise ValueError(
+            f"Expected a strategy out of {', '.join(STRATEGIES)}. Received: {name!r}. Use 'one': this version trains on one device."
+        )
     return tf.distribute.get_strategy()
