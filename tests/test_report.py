@@ -292,7 +292,7 @@ def test_overview_marks_the_best_of_each_metric(tmp_path: Path) -> None:
     assert re.findall(r'class="best">([^<]+)<', page.source) == ["0.84", "0.4"]
     assert ("a", {"href": "a%20b%231/report.html"}) in page.tags
     assert "<b>a</b>" in page.text
-    widths = [float(width) for width in re.findall(r"width: ([\d.]+)%", page.source)]
+    widths = [float(width) for width in re.findall(r'style="width: ([\d.]+)%"', page.source)]
     assert widths == [100.0, 100.0, 83.3, 97.6, 80.0, 100.0]
 
 
