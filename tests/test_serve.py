@@ -534,8 +534,10 @@ def test_arguments_out_of_range(numbers: Path, arguments: dict, words: str) -> N
 
 
 def test_an_address_of_another_machine(numbers: Path) -> None:
-    with pytest.raises(OSError, match=r"192\.0\.2\.1"):
+    with pytest.raises(OSError, match=r"host to be an address of this machine. Received: '192\.0\.2\.1'"):
         kb.serve.start(numbers, rest_port=0, grpc_port=0, host="192.0.2.1")
+    with pytest.raises(OSError, match=r"host to be an address of this machine. Received: 'no such host'"):
+        kb.serve.start(numbers, rest_port=0, grpc_port=0, host="no such host")
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------

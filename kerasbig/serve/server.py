@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -154,15 +155,7 @@ def start(
         ...     urllib.request.urlopen(server.rest_url + ":predict", b'{"instances": [1, 2]}').read()
         b'{"predictions":[2.0,4.0]}'
     """
-    for option, port in (("rest_port", rest_port), ("grpc_port", grpc_port)):
-        if not 0 <= port <= 65535:
-            raise ValueError(f"Expected {option} to be between 0 (any free one) and 65535. Received: {port}.")
-    if rest_port == grpc_port != 0:
-        raise ValueError(f"Expected REST and gRPC to have different ports. Received: rest_port={rest_port}, grpc_port={grpc_port}.")
-    if threads is not None and threads < 1:
-        raise ValueError(f"Expected threads to be at least 1. Received: {threads}.")
-    if max_request_bytes < 1:
-        raise ValueError(f"Expected max_request_bytes to be at least 1. Received: {max_request_bytes}.")
+    _check_options(rest_port, grpc_port, threads, max_request_bytes)
     # Loading takes seconds: a port in use is said before it.
     for option, port in (("rest_port", rest_port), ("grpc_port", grpc_port)):
         _bind(host, port, option).close()
@@ -241,6 +234,19 @@ def serve(
             signal.signal(number, handler)
 
 
+def _check_options(rest_port: int, grpc_port: int, threads: int | None, max_request_bytes: int) -> None:
+    """Raises if a number is out of range."""
+    for option, port in (("rest_port", rest_port), ("grpc_port", grpc_port)):
+        if not 0 <= port <= 65535:
+            raise ValueError(f"Expected {option} to be between 0 (any free one) and 65535. Received: {port}.")
+    if rest_port == grpc_port != 0:
+        raise ValueError(f"Expected REST and gRPC to have different ports. Received: rest_port={rest_port}, grpc_port={grpc_port}.")
+    if threads is not None and threads < 1:
+        raise ValueError(f"Expected threads to be at least 1. Received: {threads}.")
+    if max_request_bytes < 1:
+        raise ValueError(f"Expected max_request_bytes to be at least 1. Received: {max_request_bytes}.")
+
+
 def _bind(host: str, port: int, option: str) -> socket.socket:
     """Returns a socket that listens on the address, or says which port is taken."""
     try:
@@ -255,6 +261,8 @@ def _bind(host: str, port: int, option: str) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise _os_error(error, f"Expected host to be an address of this machine. Received: {host!r}.") from None
         reason = f"Expected port {port} of {host} to be free for {option}: {error.strerror}. Pass another {option}, or 0 for any free one."
         raise _os_error(error, reason) from None
     return listener
