@@ -1,0 +1,372 @@
+"""The Bundle: one folder with every exported form of a model, whole or not there."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import keras_hub
+import numpy as np
+import tensorflow as tf
+
+from kerasbig.export.manifests import (
+    CLASSES_FILE,
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    SINGLE_FILES,
+    check_files,
+    files_of,
+    hashes,
+    read_manifest,
+    size_of,
+)
+from kerasbig.export.parity import DEFAULT_EXAMPLES, Expected, ExportError, run_checks
+from kerasbig.export.to_hdf5 import write_hdf5
+from kerasbig.export.to_litert import write_litert
+from kerasbig.export.to_saved_model import write_saved_model
+from kerasbig.export.twin import class_names_of, fingerprint, float32_twin, reference_logits, require_classifier
+from kerasbig.files import replacing_folder
+
+FORMATS = ("saved_model", "hdf5", "litert")
+QUANTIZATIONS = ("dynamic", "float16")
+PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "h5py", "ai-edge-litert", "tokenizers", "numpy")
+# Between the model and its float32 copy: rounding and no more, even where an accelerator multiplies in TensorFloat-32.
+_TWIN_TOLERANCE = 0.02
+
+Model: TypeAlias = keras_hub.models.BertTextClassifier
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What stays of the Bundle that is there already."""
+
+    formats: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    metrics: dict[str, Any] | None = None
+
+
+def bundle(
+    model: Model,
+    path: str | os.PathLike[str],
+    formats: Sequence[str] = FORMATS,
+    *,
+    quantize: str | None = "dynamic",
+    version: int = 1,
+    examples: Sequence[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a model in one or more formats, runs each file in a fresh process and only then puts it in place.
+
+    A format or a version may be added to a Bundle of the same model. All of a Bundle's formats are always one model;
+    older SavedModel versions may be of older ones, to go back to.
+
+    Args:
+        model: A KerasHub BERT classifier with its preprocessor. In bfloat16 or float16 it is exported in float32.
+        path: The Bundle's folder.
+        formats: Out of "saved_model", "hdf5" and "litert".
+        quantize: Weights of the LiteRT file: "dynamic" for int8, "float16", or None for float32.
+        version: The SavedModel's version, the name of its folder.
+        examples: Texts that each file must answer as the model does. By default some that are hard to tokenize.
+        metrics: Figures to keep in the manifest, such as the test accuracy.
+        overwrite: Whether formats that exist may be replaced. With a different model the formats that are not exported
+            again are removed; older SavedModel versions stay if a newer one is written.
+
+    Returns:
+        The Bundle's folder.
+
+    Raises:
+        TypeError: If `model` is no KerasHub BERT classifier.
+        ValueError: If a format, `quantize`, `version`, `examples` or `metrics` is not valid.
+        FileExistsError: If a format or version exists, or belongs to a different model, without `overwrite`; or if the
+            folder is not a Bundle.
+        ExportError: If a file cannot be written, does not run, or answers differently. Nothing is left of it.
+
+    Example:
+        >>> import kerasbig as kb, tempfile
+        >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
+        >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
+        >>> folder = bundle(model, tempfile.mkdtemp() + "/sentiment", formats=["hdf5"])
+        >>> sorted(file.name for file in folder.iterdir())
+        ['classes.json', 'manifest.json', 'model.json', 'model.weights.h5']
+    """
+    formats = _checked_formats(formats)
+    _check_options(quantize, version, metrics)
+    texts = _checked_examples(examples)
+    require_classifier(model)
+    target = Path(path)
+    mark = fingerprint(model)
+    kept = _plan(target, formats, version, mark, overwrite)
+    twin = float32_twin(model)
+    expected = _expected(model, twin, texts)
+    # The rules about what may be replaced were applied above, format by format.
+    with replacing_folder(target, overwrite=True) as stage:
+        _carry_over(target, stage, kept)
+        entries = _write(twin, stage, formats, version, quantize)
+        folders = {name: stage / str(version) if name == "saved_model" else stage for name in formats}
+        for name, measured in run_checks(folders, expected, quantize=quantize).items():
+            entries[name] |= {"parity": measured, "model_fingerprint": mark}
+        _write_manifest(stage, model, mark, entries, kept, metrics)
+    return target
+
+
+def saved_model(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    version: int = 1,
+    examples: Sequence[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a SavedModel that takes raw texts: `bundle` with one format.
+
+    Signatures: `serving_default` from string `text` (B,) to `label`, `label_id` and `probabilities`, or to `value` for
+    regression; `logits` from `text` to `logits`.
+
+    Args:
+        model: As in `bundle`.
+        path: The Bundle's folder; the SavedModel is its sub-folder `version`.
+        version: The version for TensorFlow Serving, at least 1.
+        examples: As in `bundle`.
+        metrics: As in `bundle`.
+        overwrite: As in `bundle`.
+
+    Returns:
+        The Bundle's folder.
+
+    Example:
+        >>> saved_model(model, "saved_models/sentiment", version=2)  # doctest: +SKIP
+    """
+    return bundle(model, path, ("saved_model",), version=version, examples=examples, metrics=metrics, overwrite=overwrite)
+
+
+def hdf5(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    examples: Sequence[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes gzip-compressed Keras weights and `model.json`: `bundle` with one format.
+
+    Args:
+        model: As in `bundle`.
+        path: The Bundle's folder.
+        examples: As in `bundle`.
+        metrics: As in `bundle`.
+        overwrite: As in `bundle`.
+
+    Returns:
+        The Bundle's folder.
+
+    Example:
+        >>> hdf5(model, "saved_models/sentiment")  # doctest: +SKIP
+    """
+    return bundle(model, path, ("hdf5",), examples=examples, metrics=metrics, overwrite=overwrite)
+
+
+def litert(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    quantize: str | None = "dynamic",
+    examples: Sequence[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a LiteRT file and its `tokenizer.json`: `bundle` with one format.
+
+    Args:
+        model: As in `bundle`.
+        path: The Bundle's folder.
+        quantize: As in `bundle`.
+        examples: As in `bundle`.
+        metrics: As in `bundle`.
+        overwrite: As in `bundle`.
+
+    Returns:
+        The Bundle's folder.
+
+    Example:
+        >>> litert(model, "saved_models/sentiment", quantize="float16")  # doctest: +SKIP
+    """
+    return bundle(model, path, ("litert",), quantize=quantize, examples=examples, metrics=metrics, overwrite=overwrite)
+
+
+def _checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    names = (formats,) if isinstance(formats, str) else tuple(formats)
+    for name in names:
+        _require_known("formats", name, FORMATS)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"Expected formats to be some of {', '.join(FORMATS)}, each once. Received: formats={list(names)}.")
+    return names
+
+
+def _require_known(parameter: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        close = difflib.get_close_matches(str(value), known, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"Expected {parameter} out of {', '.join(known)}. Received: {value!r}.{hint}")
+
+
+def _check_options(quantize: str | None, version: int, metrics: Mapping[str, Any] | None) -> None:
+    if quantize is not None:
+        _require_known("quantize", quantize, (*QUANTIZATIONS, "None"))
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"Expected version to be a whole number from 1. Received: version={version!r}.")
+    try:
+        json.dumps(metrics, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected metrics to be names and finite numbers that JSON can hold. Received: {metrics!r} ({error}).") from error
+
+
+def _checked_examples(examples: Sequence[str] | None) -> tuple[str, ...]:
+    texts = DEFAULT_EXAMPLES if examples is None else examples
+    if isinstance(texts, str) or not texts or any(not isinstance(text, str) for text in texts):
+        raise ValueError(f"Expected examples to be a list of at least one text. Received: examples={texts!r}.")
+    return tuple(texts)
+
+
+def _plan(target: Path, formats: tuple[str, ...], version: int, mark: str, overwrite: bool) -> _Kept:
+    """Decides what of an existing Bundle stays, or refuses; see docs/export.md for the rules."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return _Kept()
+    if not (target / MANIFEST_FILE).is_file():
+        raise FileExistsError(f"Expected {str(target)!r} to be new or a Bundle. It exists without {MANIFEST_FILE}: choose another folder.")
+    manifest = read_manifest(target)
+    same = manifest["model_fingerprint"] == mark
+    singles = {name: entry for name, entry in manifest["formats"].items() if name != "saved_model"}
+    versions = dict(manifest["saved_model_versions"])
+    replaced = {str(version)} if "saved_model" in formats else set() if same else set(versions)
+    there = [name for name in formats if name in singles]
+    there += [f"saved_model version {version}"] if "saved_model" in formats and str(version) in versions else []
+    if there and not overwrite:
+        raise FileExistsError(
+            f"Expected {str(target)!r} to be without {' and '.join(there)}. "
+            "Choose another name or version, or pass overwrite (--overwrite)."
+        )
+    kept = {name: entry for name, entry in singles.items() if same and name not in formats}
+    stale = sorted({*singles, *(["saved_model"] if versions and "saved_model" not in formats else [])} - set(formats))
+    if not same and stale and not overwrite:
+        raise FileExistsError(
+            f"Expected one model in {str(target)!r}, which holds {' and '.join(stale)} of another. "
+            "Choose another name, or pass overwrite (--overwrite) to remove them."
+        )
+    kept_versions = {number: entry for number, entry in versions.items() if number not in replaced}
+    if not same and any(int(number) > version for number in kept_versions):
+        raise ValueError(f"Expected a version above {max(map(int, kept_versions))} for a different model. Received: version={version}.")
+    files = {path: digest for number in kept_versions for path, digest in files_of(manifest, "saved_model", int(number)).items()}
+    for name in kept:
+        files |= files_of(manifest, name)
+    dropped = frozenset({*replaced, *(file for name in singles if name not in kept for file in SINGLE_FILES[name])})
+    return _Kept(kept, kept_versions, files, dropped, manifest["metrics"] if same else None)
+
+
+def _expected(model: Model, twin: Model, texts: tuple[str, ...]) -> Expected:
+    logits = reference_logits(twin, texts)
+    if not np.isfinite(logits).all():
+        raise ExportError(
+            "Expected the model to return finite logits. Received: NaN or infinity; its training has diverged. Nothing was written."
+        )
+    if all(layer.dtype_policy.name == "float32" for layer in (model, *model.layers)):
+        difference = float(np.abs(reference_logits(model, texts) - logits).max())
+        if not difference <= _TWIN_TOLERANCE * max(1.0, float(np.abs(logits).max())):
+            raise ExportError(
+                "Expected the model to be what its configuration says. "
+                f"Received: logits that differ by {difference:.2g} from a model rebuilt from it. "
+                "Remove what training added, with kerasbig.compress.strip. Nothing was written."
+            )
+    with tf.device("/CPU:0"):
+        features = tf.function(model.preprocessor)(tf.constant(texts))
+    rows = zip(features["token_ids"].numpy(), features["padding_mask"].numpy(), strict=True)
+    token_ids = [row[: np.flatnonzero(mask).max(initial=0) + 1].tolist() for row, mask in rows]
+    return Expected(texts, token_ids, logits, class_names_of(model))
+
+
+def _carry_over(old: Path, stage: Path, kept: _Kept) -> None:
+    """Links what stays into the new folder, after a look at whether it is still what was once checked."""
+    if kept.files:
+        check_files(old, kept.files)
+    for child in old.iterdir() if old.is_dir() else ():
+        if child.name in kept.dropped or child.name in (MANIFEST_FILE, CLASSES_FILE):
+            continue
+        if child.is_dir() and not child.is_symlink():
+            shutil.copytree(child, stage / child.name, symlinks=True, copy_function=_link)
+        else:
+            _link(str(child), str(stage / child.name))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        # Some file systems have no hard links; a full disk fails again here, and is reported.
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _write(twin: Model, stage: Path, formats: tuple[str, ...], version: int, quantize: str | None) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = {}
+    for name in formats:
+        if name == "saved_model":
+            folder = stage / str(version)
+            write_saved_model(twin, folder)
+            entries[name] = {"path": str(version), "version": version, "bytes": size_of(folder)}
+            continue
+        if name == "hdf5":
+            write_hdf5(twin, stage)
+            entries[name] = {"path": SINGLE_FILES[name][0]}
+        else:
+            write_litert(twin, stage, quantize)
+            entries[name] = {"path": SINGLE_FILES[name][0], "quantize": quantize}
+        entries[name]["bytes"] = sum(size_of(stage / file) for file in SINGLE_FILES[name])
+    return entries
+
+
+def _write_manifest(
+    stage: Path, model: Model, mark: str, entries: dict[str, dict[str, Any]], kept: _Kept, metrics: Mapping[str, Any] | None
+) -> None:
+    names = class_names_of(model)
+    (stage / CLASSES_FILE).write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    versions = dict(kept.versions)
+    if "saved_model" in entries:
+        versions[str(entries["saved_model"]["version"])] = entries["saved_model"]
+    formats = {**kept.formats, **entries}
+    if versions:
+        formats["saved_model"] = versions[max(versions, key=int)]
+    written = {file for name in entries for file in SINGLE_FILES.get(name, ())} | {CLASSES_FILE}
+    prefix = f"{entries['saved_model']['path']}/" if "saved_model" in entries else None
+    new = {path: digest for path, digest in hashes(stage).items() if path in written or (prefix and path.startswith(prefix))}
+    manifest = {
+        "kerasbig": _version("kerasbig"),
+        "format_version": FORMAT_VERSION,
+        "task": "text-classifier",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name.replace("-", "_"): _version(name) for name in PACKAGES},
+        "classes": None if names is None else list(names),
+        "sequence_length": model.preprocessor.sequence_length,
+        "model_fingerprint": mark,
+        "metrics": dict(metrics) if metrics is not None else kept.metrics or {},
+        "formats": {name: formats[name] for name in FORMATS if name in formats},
+        "saved_model_versions": {number: versions[number] for number in sorted(versions, key=int)},
+        "files": dict(sorted({**kept.files, **new}.items())),
+    }
+    (stage / MANIFEST_FILE).write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,76 @@
+"""Runs an exported file the way a stranger would: a script for a fresh process, where `import kerasbig` fails.
+
+    python -P fresh_check.py saved_model|hdf5|litert JOB.json RESULT.json
+
+JOB: {"path": folder or file, "texts": [...]}. RESULT: {"logits": [[...]], ...} and what else the format answers.
+Kept free of KerasBig on purpose: it is also the shortest example of how each format is used.
+"""
+
+import json
+import sys
+
+# A check that could fall back on KerasBig would prove nothing.
+sys.modules["kerasbig"] = None  # type: ignore[assignment]
+
+
+def check_saved_model(path: str, texts: list[str]) -> dict:
+    """Needs tensorflow and tensorflow_text."""
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401
+
+    loaded = tf.saved_model.load(path)
+    answer = loaded.signatures["serving_default"](text=tf.constant(texts))
+    result = {name: value.numpy() for name, value in answer.items()}
+    if "label" in result:
+        result["label"] = [label.decode() for label in result["label"]]
+    result["logits"] = loaded.signatures["logits"](text=tf.constant(texts))["logits"].numpy()
+    return {name: value if isinstance(value, list) else value.tolist() for name, value in result.items()}
+
+
+def check_hdf5(path: str, texts: list[str]) -> dict:
+    """Needs keras and keras_hub."""
+    import keras
+    import keras_hub  # noqa: F401
+    import tensorflow as tf
+
+    with open(f"{path}/model.json", encoding="utf-8") as file:
+        model = keras.models.model_from_json(file.read())
+    model.load_weights(f"{path}/model.weights.h5")
+    # In a pipeline, as in `fit` and `predict`, KerasHub tokenizes with TensorFlow Text; called directly, with Python.
+    features = next(iter(tf.data.Dataset.from_tensors(texts).map(model.preprocessor)))
+    longest = int(tf.reduce_max(tf.where(features["padding_mask"])[:, 1])) + 1
+    return {"logits": keras.ops.convert_to_numpy(model({name: value[:, :longest] for name, value in features.items()})).tolist()}
+
+
+def check_litert(path: str, texts: list[str]) -> dict:
+    """Needs ai_edge_litert, tokenizers and numpy."""
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{path}/tokenizer.json")
+    interpreter = Interpreter(f"{path}/model.tflite", num_threads=1)
+    inputs = {details["name"]: details["index"] for details in interpreter.get_input_details()}
+    output = interpreter.get_output_details()[0]["index"]
+    token_ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    logits = []
+    for row in token_ids:
+        for index in inputs.values():
+            interpreter.resize_tensor_input(index, (1, len(row)))
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(inputs["token_ids"], np.asarray([row], "int32"))
+        interpreter.set_tensor(inputs["padding_mask"], np.ones((1, len(row)), "int32"))
+        interpreter.set_tensor(inputs["segment_ids"], np.zeros((1, len(row)), "int32"))
+        interpreter.invoke()
+        logits.append(interpreter.get_tensor(output)[0].tolist())
+    return {"logits": logits, "token_ids": token_ids, "tensorflow": "tensorflow" in sys.modules}
+
+
+if __name__ == "__main__":
+    kind, job_file, result_file = sys.argv[1:]
+    with open(job_file, encoding="utf-8") as stream:
+        job = json.load(stream)
+    checks = {"saved_model": check_saved_model, "hdf5": check_hdf5, "litert": check_litert}
+    answers = checks[kind](job["path"], job["texts"])
+    with open(result_file, "w", encoding="utf-8") as stream:
+        json.dump(answers, stream)

@@ -1,0 +1,327 @@
+"""Exported files as functions from raw texts to logits: one interface over all formats."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from kerasbig.export.manifests import CLASSES_FILE, MANIFEST_FILE, SINGLE_FILES, check_files, files_of, read_json, read_manifest, size_of
+
+_BATCH = 32
+# An interpreter holds its own packed copy of the weights: only so many lengths are kept ready at once.
+_INTERPRETERS = 12
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """An exported model, ready to answer.
+
+    Attributes:
+        path: The folder or file it was loaded from.
+        format: "saved_model", "hdf5" or "litert".
+        class_names: Names in the order of the logits; None for regression.
+    """
+
+    path: Path
+    format: str
+    class_names: tuple[str, ...] | None
+
+    def logits(self, inputs: Sequence[str]) -> np.ndarray:
+        """Returns float32 (N, C) logits of N raw texts, in their order."""
+
+    def bytes_on_disk(self) -> int:
+        """Returns the size of all files that an answer needs."""
+
+
+def load(path: str | os.PathLike[str], format: str | None = None, *, version: int | None = None, verify: bool = True) -> Predictor:
+    """Loads an exported model.
+
+    A SavedModel is code that TensorFlow runs: load only those you trust. HDF5 runs nothing; LiteRT runs its own
+    operations on a file that is not checked beyond its hash.
+
+    Args:
+        path: A Bundle; or a version folder, `model.weights.h5` or `model.tflite` in one.
+        format: "saved_model", "hdf5" or "litert". By default the first of saved_model, litert, hdf5 that is there.
+        version: The SavedModel's version. The latest if None.
+        verify: Whether the files are compared with the manifest's SHA-256 first.
+
+    Returns:
+        A predictor of that format.
+
+    Raises:
+        FileNotFoundError: If the file or format is missing.
+        ValueError: If a file was altered since the export, or `format` is unknown.
+
+    Example:
+        >>> import kerasbig as kb, tempfile
+        >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
+        >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
+        >>> predictor = load(kb.export.hdf5(model, tempfile.mkdtemp() + "/sentiment"))
+        >>> predictor.format, predictor.logits(["a film", "fine"]).shape
+        ('hdf5', (2, 2))
+    """
+    folder, format, version = _located(Path(path), format, version)
+    if not (folder / MANIFEST_FILE).is_file():
+        return _opened(folder, format, version)
+    manifest = read_manifest(folder)
+    present = manifest["formats"]
+    if format is None:
+        format = next((name for name in ("saved_model", "litert", "hdf5") if name in present), "saved_model")
+    if format not in present or (version is not None and str(version) not in manifest["saved_model_versions"]):
+        what = format if version is None else f"version {version} of saved_model"
+        raise FileNotFoundError(f"Expected {what} in {str(folder)!r}. It has: {', '.join(present)}. Add it with kb.export.bundle.")
+    if format == "saved_model":
+        version = int(present[format]["version"]) if version is None else version
+    if verify:
+        inner = str(version) if format == "saved_model" else None
+        check_files(folder, files_of(manifest, format, version), inner)
+        if format != "saved_model" and CLASSES_FILE in manifest["files"]:
+            check_files(folder, {CLASSES_FILE: manifest["files"][CLASSES_FILE]})
+    return _opened(folder, format, version)
+
+
+class SavedModelPredictor:
+    """A SavedModel, run by TensorFlow."""
+
+    format = "saved_model"
+
+    def __init__(self, path: Path) -> None:
+        import tensorflow as tf
+        import tensorflow_text  # noqa: F401
+
+        self.path = path
+        self.class_names = _class_names(path / "assets.extra" / CLASSES_FILE)
+        # The loaded object owns the variables: without it the signature stops working.
+        self._loaded = tf.saved_model.load(str(path))
+        signature = self._loaded.signatures["logits"]
+        self._function: Callable[[list[str]], np.ndarray] = lambda texts: signature(text=tf.constant(texts))["logits"].numpy()
+
+    def logits(self, inputs: Sequence[str]) -> np.ndarray:
+        """Returns float32 (N, C) logits of N raw texts, in their order."""
+        return _in_batches(self._function, inputs, self.class_names)
+
+    def bytes_on_disk(self) -> int:
+        """Returns the size of the whole folder."""
+        return size_of(self.path)
+
+
+class HDF5Predictor:
+    """A Keras model rebuilt from `model.json` and `model.weights.h5`."""
+
+    format = "hdf5"
+
+    def __init__(self, path: Path) -> None:
+        import tensorflow as tf
+
+        from kerasbig.export.signatures import text_to_logits
+        from kerasbig.export.untrusted import read_model
+
+        weights, config = (path / name for name in SINGLE_FILES["hdf5"])
+        self.path = weights
+        self.class_names = _class_names(path / CLASSES_FILE)
+        self.model = read_model(config, weights)
+        self.model.class_names = self.class_names
+        function = text_to_logits(self.model)
+        self._function: Callable[[list[str]], np.ndarray] = lambda texts: function(tf.constant(texts)).numpy()
+
+    def logits(self, inputs: Sequence[str]) -> np.ndarray:
+        """Returns float32 (N, C) logits of N raw texts, in their order."""
+        return _in_batches(self._function, inputs, self.class_names)
+
+    def bytes_on_disk(self) -> int:
+        """Returns the size of the weights and the configuration."""
+        return sum(size_of(self.path.parent / name) for name in SINGLE_FILES["hdf5"])
+
+
+class LiteRTPredictor:
+    """A LiteRT file with its tokenizer, without TensorFlow.
+
+    Args:
+        path: The folder of `model.tflite`, `tokenizer.json` and `classes.json`.
+        threads: Threads of one run; by default 2, or 1 where there is one core.
+    """
+
+    format = "litert"
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        from tokenizers import Tokenizer
+
+        model, tokenizer = (path / name for name in SINGLE_FILES["litert"])
+        for file in (model, tokenizer):
+            if not file.is_file():
+                raise FileNotFoundError(f"Expected {file.name} in {str(path)!r}. Export the Bundle again.")
+        self.path = model
+        self.class_names = _class_names(path / CLASSES_FILE)
+        self.threads = threads or min(2, os.cpu_count() or 1)
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        truncation = self._tokenizer.truncation
+        if truncation is None:
+            raise ValueError(f"Expected {str(tokenizer)!r} to cut long texts. It is altered: export the Bundle again.")
+        self._longest = int(truncation["max_length"])
+        self._interpreters: OrderedDict[int, Any] = OrderedDict()
+        # One interpreter runs one text at a time.
+        self._lock = threading.Lock()
+
+    def logits(self, inputs: Sequence[str]) -> np.ndarray:
+        """Returns float32 (N, C) logits of N raw texts, in their order."""
+        texts = _checked_texts(inputs)
+        encodings = self._tokenizer.encode_batch(texts) if len(texts) > 1 else [self._tokenizer.encode(text) for text in texts]
+        result = np.empty((len(texts), len(self.class_names or ("value",))), "float32")
+        with self._lock:
+            for i, encoding in enumerate(encodings):
+                result[i] = self._run(encoding.ids)
+        return result
+
+    def bytes_on_disk(self) -> int:
+        """Returns the size of the model and the tokenizer."""
+        return sum(size_of(self.path.parent / name) for name in SINGLE_FILES["litert"])
+
+    def _run(self, token_ids: list[int]) -> np.ndarray:
+        width = min(padded_length(len(token_ids)), self._longest)
+        interpreter, inputs, output = self._interpreter(width)
+        row = np.zeros((1, width), "int32")
+        mask = np.zeros((1, width), "int32")
+        row[0, : len(token_ids)] = token_ids
+        mask[0, : len(token_ids)] = 1
+        interpreter.set_tensor(inputs["token_ids"], row)
+        interpreter.set_tensor(inputs["padding_mask"], mask)
+        interpreter.set_tensor(inputs["segment_ids"], np.zeros((1, width), "int32"))
+        interpreter.invoke()
+        return interpreter.get_tensor(output)[0]
+
+    def _interpreter(self, width: int) -> tuple[Any, dict[str, int], int]:
+        """Returns the interpreter of one length; making one costs as much as ten texts."""
+        if width in self._interpreters:
+            self._interpreters.move_to_end(width)
+            return self._interpreters[width]
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(self.path), num_threads=self.threads)
+        inputs = {details["name"]: details["index"] for details in interpreter.get_input_details()}
+        for index in inputs.values():
+            interpreter.resize_tensor_input(index, (1, width))
+        interpreter.allocate_tensors()
+        self._interpreters[width] = (interpreter, inputs, interpreter.get_output_details()[0]["index"])
+        if len(self._interpreters) > _INTERPRETERS:
+            self._interpreters.popitem(last=False)
+        return self._interpreters[width]
+
+
+def predictions(logits: np.ndarray, class_names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Turns logits into answers.
+
+    Args:
+        logits: (N, C) logits, or (N, 1) values for regression.
+        class_names: C names, or None for regression.
+
+    Returns:
+        For each text `{"label": name, "probabilities": {name: probability}}`, or `{"value": number}`.
+
+    Raises:
+        ValueError: If the logits do not fit the names.
+
+    Example:
+        >>> predictions(np.float32([[0, 0], [1, -1]]), ("bad", "good"))[0]
+        {'label': 'bad', 'probabilities': {'bad': 0.5, 'good': 0.5}}
+        >>> predictions(np.float32([[1.5]]), None)
+        [{'value': 1.5}]
+    """
+    values = np.asarray(logits, "float64")
+    width = 1 if class_names is None else len(class_names)
+    if values.ndim != 2 or values.shape[1] != width:
+        raise ValueError(f"Expected logits of the shape (texts, {width}) for class_names={class_names}. Received the shape {values.shape}.")
+    if class_names is None:
+        return [{"value": float(value)} for value in values[:, 0]]
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    return [
+        {"label": class_names[int(best)], "probabilities": dict(zip(class_names, map(float, row), strict=True))}
+        for best, row in zip(values.argmax(axis=1), shares, strict=True)
+    ]
+
+
+def padded_length(tokens: int) -> int:
+    """Returns the length a text is padded to: few lengths, at most an eighth of padding for long texts.
+
+    Example:
+        >>> [padded_length(tokens) for tokens in (2, 27, 64, 65, 128, 300)]
+        [8, 32, 64, 80, 128, 320]
+    """
+    step = max(8, 1 << max(0, (tokens - 1).bit_length() - 3))
+    return -(-tokens // step) * step
+
+
+def _in_batches(function: Callable[[list[str]], np.ndarray], inputs: Sequence[str], class_names: tuple[str, ...] | None) -> np.ndarray:
+    """Runs texts of like length together, since a batch is as long as its longest text."""
+    texts = _checked_texts(inputs)
+    result = np.empty((len(texts), len(class_names or ("value",))), "float32")
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for start in range(0, len(order), _BATCH):
+        rows = order[start : start + _BATCH]
+        result[rows] = function([texts[i] for i in rows])
+    return result
+
+
+def _checked_texts(inputs: Sequence[str]) -> list[str]:
+    if isinstance(inputs, str):
+        raise ValueError(f"Expected inputs to be a list of texts. Received one text: put it in a list, [{inputs[:20]!r}].")
+    for i, text in enumerate(inputs):
+        if not isinstance(text, str):
+            raise ValueError(f"Expected inputs to be texts. Received: inputs[{i}] is {type(text).__name__}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"Expected inputs to be valid Unicode. Received: a lone surrogate in inputs[{i}] at character {error.start}."
+            ) from error
+    return list(inputs)
+
+
+def _class_names(file: Path) -> tuple[str, ...] | None:
+    names = read_json(file)
+    if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"Expected {str(file)!r} to be a list of class names, or null. It is altered: export the Bundle again.")
+    return None if names is None else tuple(names)
+
+
+def _located(path: Path, format: str | None, version: int | None) -> tuple[Path, str | None, int | None]:
+    """Finds the folder of what `path` names."""
+    if format is not None and format not in ("saved_model", *SINGLE_FILES):
+        known = ("saved_model", *SINGLE_FILES)
+        close = difflib.get_close_matches(format, known, 1)
+        raise ValueError(
+            f"Expected format out of {', '.join(known)}. Received: {format!r}.{f' Did you mean {close[0]!r}?' if close else ''}"
+        )
+    if not path.exists():
+        raise FileNotFoundError(
+            f"Expected a Bundle or a file in one. Received: {str(path)!r}, which is not there. Write one with kb.export.bundle."
+        )
+    if path.is_file():
+        named = {".h5": "hdf5", ".tflite": "litert"}.get(path.suffix)
+        if named is None or path.name != SINGLE_FILES[named][0] or format not in (None, named):
+            raise ValueError(
+                f"Expected model.weights.h5 or model.tflite, or a Bundle's folder. Received: {str(path)!r} as format={format!r}."
+            )
+        return path.parent, named, None
+    if (path / "saved_model.pb").is_file() and path.name.isdecimal():
+        return path.parent, "saved_model", int(path.name)
+    return path, format, version
+
+
+def _opened(folder: Path, format: str | None, version: int | None) -> Predictor:
+    if format == "saved_model" and version is not None:
+        return SavedModelPredictor(folder / str(version))
+    if format == "hdf5":
+        return HDF5Predictor(folder)
+    if format == "litert":
+        return LiteRTPredictor(folder)
+    raise FileNotFoundError(
+        f"Expected a Bundle, a folder with {MANIFEST_FILE}. Received: {str(folder)!r}. Write one with kb.export.bundle."
+    )

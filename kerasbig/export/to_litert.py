@@ -1,0 +1,62 @@
+"""A LiteRT file: token ids in, logits out, at any length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras_hub
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from kerasbig.export.parity import ExportError
+from kerasbig.export.tokenizer_json import hugging_face_tokenizer
+from kerasbig.export.twin import with_fewer_positions
+
+MODEL_FILE = "model.tflite"
+TOKENIZER_FILE = "tokenizer.json"
+INPUTS = ("token_ids", "padding_mask", "segment_ids")
+
+
+def write_litert(model: keras_hub.models.BertTextClassifier, folder: Path, quantize: str | None) -> None:
+    """Writes `model.tflite` and `tokenizer.json` into a folder.
+
+    The file's inputs are int32 (1, T) with T left open: resize them to the length of the text before each length's
+    first run. XNNPACK takes the operations after a resize as it does at a fixed length.
+
+    Args:
+        model: A float32 classifier with its preprocessor.
+        folder: An existing folder.
+        quantize: "dynamic" for int8 weights (the embedding tables included) and float activations, "float16" for
+            float16 weights, None for float32.
+
+    Raises:
+        ExportError: If the converter fails.
+    """
+    hugging_face_tokenizer(model.preprocessor).save(str(folder / TOKENIZER_FILE), pretty=False)
+    (folder / MODEL_FILE).write_bytes(_convert(with_fewer_positions(model), quantize))
+
+
+def _convert(model: keras_hub.models.BertTextClassifier, quantize: str | None) -> bytes:
+    specs = [tf.TensorSpec((1, None), tf.int32, name=name) for name in INPUTS]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def logits(token_ids: tf.Tensor, padding_mask: tf.Tensor, segment_ids: tf.Tensor) -> tf.Tensor:
+        features = {"token_ids": token_ids, "padding_mask": padding_mask, "segment_ids": segment_ids}
+        return tf.identity(model(features, training=False), name="logits")
+
+    # With variables in place the converter writes a small file that answers NaN, without an error.
+    frozen = convert_variables_to_constants_v2(logits.get_concrete_function())
+    # A converter remembers its last mode: one for each conversion.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if quantize is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    try:
+        converted: bytes = converter.convert()
+    except Exception as error:
+        # The converter raises nearly anything, with a page of MLIR.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExportError(f"Expected the model to convert to LiteRT. The converter says: {reason}") from error
+    return converted

@@ -1,0 +1,133 @@
+"""Reading HDF5 and JSON that someone else may have written: nothing runs, nothing points elsewhere, nothing is huge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import keras_hub
+
+from kerasbig.export.manifests import read_json
+
+_MOST_PARAMETERS = 2 * 10**9
+# All that the configuration of a BERT classifier is made of. A Lambda, or any other layer, is not among them.
+_KNOWN_CLASSES = {
+    "BertTextClassifier": "keras_hub",
+    "BertBackbone": "keras_hub",
+    "BertTextClassifierPreprocessor": "keras_hub",
+    "BertTokenizer": "keras_hub",
+    "DTypePolicy": "keras",
+}
+
+
+def read_model(config_file: Path, weights_file: Path) -> keras_hub.models.BertTextClassifier:
+    """Rebuilds a classifier from its JSON and loads its weights.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the configuration names an unknown class or a huge model, or the weights file links elsewhere or
+            does not fit the model.
+    """
+    config = read_json(config_file)
+    _check_config(config, str(config_file))
+    if not weights_file.is_file():
+        raise FileNotFoundError(f"Expected {weights_file.name} in {str(weights_file.parent)!r}. Export the Bundle again.")
+    try:
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except Exception as error:
+        # Keras raises nearly anything on a configuration that does not fit.
+        raise ValueError(
+            f"Expected {str(config_file)!r} to be a BERT classifier's configuration. Keras says: {_first_line(error)}"
+        ) from error
+    check_weights(weights_file, model.count_params())
+    try:
+        model.load_weights(weights_file)
+    except Exception as error:
+        raise ValueError(
+            f"Expected {str(weights_file)!r} to hold the weights of {config_file.name}. Keras says: {_first_line(error)}"
+        ) from error
+    return model
+
+
+def check_weights(file: Path, parameters: int) -> None:
+    """Checks an HDF5 file without reading its values.
+
+    Args:
+        file: A `.weights.h5` file.
+        parameters: How many numbers the model has.
+
+    Raises:
+        ValueError: If it has a link to elsewhere, a value that is no plain array of numbers, or more numbers than the model.
+    """
+    try:
+        with h5py.File(file, "r") as opened:
+            found = sum(_size(name, dataset, file) for name, dataset in _datasets(opened, "", file, 0))
+    except OSError as error:
+        raise ValueError(f"Expected {str(file)!r} to be an HDF5 file. It is truncated or altered: export the Bundle again.") from error
+    if found > parameters:
+        raise ValueError(f"Expected {str(file)!r} to hold the model's {parameters:,} numbers. Received: {found:,}.")
+
+
+def _datasets(group: h5py.Group, prefix: str, file: Path, depth: int) -> Iterator[tuple[str, h5py.Dataset]]:
+    if depth > 64:
+        raise ValueError(f"Expected {str(file)!r} to be nested at most 64 deep. Received: {prefix[:80]!r}, which may hold itself.")
+    for name in group:
+        path = f"{prefix}/{name}"
+        # Asked before it is followed: following is what opens another file.
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"Expected {str(file)!r} to hold its own values. Received: a link to elsewhere at {path!r}.")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            yield from _datasets(item, path, file, depth + 1)
+        elif isinstance(item, h5py.Dataset):
+            yield path, item
+
+
+def _size(name: str, dataset: h5py.Dataset, file: Path) -> int:
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"Expected {str(file)!r} to hold its own values. Received: values in another file at {name!r}.")
+    if dataset.dtype.kind not in "fiu":
+        raise ValueError(f"Expected {str(file)!r} to hold numbers. Received: {dataset.dtype} at {name!r}.")
+    return int(dataset.size)
+
+
+def _check_config(config: Any, where: str) -> None:
+    if not isinstance(config, dict) or config.get("class_name") != "BertTextClassifier":
+        raise ValueError(f"Expected {where!r} to be the configuration of a BertTextClassifier. Export the Bundle again.")
+    for part in _objects(config, where, 0):
+        package = str(part.get("module", "")).split(".")[0]
+        if _KNOWN_CLASSES.get(str(part["class_name"])) != package:
+            known = ", ".join(_KNOWN_CLASSES)
+            raise ValueError(f"Expected only {known} in {where!r}. Received: {part.get('module')}.{part['class_name']}.")
+    try:
+        backbone = config["config"]["backbone"]["config"]
+        width, inner = int(backbone["hidden_dim"]), int(backbone["intermediate_dim"])
+        rows = int(backbone["vocabulary_size"]) + int(backbone["max_sequence_length"]) + int(backbone["num_segments"])
+        parameters = rows * width + int(backbone["num_layers"]) * (4 * width * width + 2 * width * inner)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"Expected {where!r} to have the sizes of a BertBackbone. It is altered: export the Bundle again.") from error
+    if parameters > _MOST_PARAMETERS:
+        raise ValueError(f"Expected a model of at most {_MOST_PARAMETERS:,} parameters in {where!r}. Received: {parameters:,}.")
+
+
+def _objects(value: Any, where: str, depth: int) -> Iterator[dict[str, Any]]:
+    """Yields every serialized object inside a configuration."""
+    if depth > 32:
+        raise ValueError(f"Expected {where!r} to be nested at most 32 deep.")
+    if isinstance(value, dict):
+        if "class_name" in value:
+            yield value
+        for part in value.values():
+            yield from _objects(part, where, depth + 1)
+    elif isinstance(value, list):
+        for part in value:
+            if isinstance(part, dict | list):
+                yield from _objects(part, where, depth + 1)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
