@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import keras
 import keras_hub
 import tensorflow as tf
 
@@ -25,12 +24,14 @@ def write_saved_model(model: keras_hub.models.BertTextClassifier, folder: Path) 
         ExportError: If TensorFlow cannot write it.
     """
     class_names = class_names_of(model)
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    for name, function in signatures(model, class_names).items():
-        archive.add_endpoint(name, function, input_signature=[TEXT])
+    # Keras's ExportArchive (3.15) writes the weights twice when two endpoints share an inner function.
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    module.functions = {
+        name: tf.function(function, input_signature=[TEXT], autograph=False) for name, function in signatures(model, class_names).items()
+    }
     try:
-        archive.write_out(str(folder), verbose=False)
+        tf.saved_model.save(module, str(folder), signatures={**module.functions})
     except tf.errors.OpError as error:
         raise ExportError(f"Expected to write a SavedModel to {str(folder)!r}. TensorFlow says: {error.message}") from error
     # TF Serving leaves `assets.extra` alone; it lets the folder be loaded by itself.
