@@ -214,7 +214,7 @@ class _Masks:
 
     def updates(self) -> int:
         """Returns how often the optimizer has updated the weights."""
-        return int(keras.ops.convert_to_tensor(self.optimizer.iterations))
+        return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
 
     def start(self, first_step: int, schedule: Schedule) -> None:
         """Takes the zeros as masks and runs the step that TF-MOT runs before the first update of the weights."""
