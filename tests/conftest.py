@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -44,3 +47,15 @@ def tiny_bert(review_vocabulary: list[str]):
 
     keras.utils.set_random_seed(7)
     return bert_classifier(("negative", "positive"), size="tiny", vocabulary=review_vocabulary, sequence_length=32)
+
+
+@pytest.fixture(scope="session")
+def run_python():  # a function from code to what it prints
+    """Runs code in a fresh Python process and returns its standard output."""
+
+    def run(code: str) -> str:
+        finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    return run
