@@ -204,7 +204,7 @@ def _wish(layers: Layers | None, paths: Sequence[str]) -> Callable[[keras.layers
         if takes:
             return "" if any(fnmatch.fnmatchcase(layer.path, pattern) for pattern in takes) else "not named by layers="
         if isinstance(layer, _ON_REQUEST):
-            return f"{type(layer).__name__}: left alone unless layers= names it"
+            return "left alone unless layers= names it"
         return ""
 
     return unwanted
