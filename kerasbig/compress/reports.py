@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,9 +105,3 @@ def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
     return str(_COLUMNS.get(column, (column, str))[1](value))
-
-
-def plain_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Returns rows with the same keys in each, None where a row lacks one."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    return tuple({key: row.get(key) for key in keys} for row in rows)
