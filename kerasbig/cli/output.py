@@ -30,7 +30,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Prints a table to standard output; columns after the first are right-aligned."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if i else "left",
+            overflow="fold",
+            no_wrap=not i and max(map(len, (row[0] for row in rows)), default=0) <= 32,
+        )
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -21,6 +22,8 @@ def load_tensorflow() -> None:
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
+            for name in ("absl", "tensorflow"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             for name in ("tensorflow", "tensorflow_text", "keras_hub"):
                 importlib.import_module(name)
         except BaseException:

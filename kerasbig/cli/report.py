@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from kerasbig.cli.quiet import load_tensorflow
+
+# What a terminal has room for; the page and --json hold the rest.
+COLUMNS = {
+    "name": "variant",
+    "accuracy": "accuracy",
+    "rmse": "rmse",
+    "bytes": "size",
+    "gzip_bytes": "gzip",
+    "latency_ms": "latency",
+    "max_logit_difference": "logits differ",
+}
 
 
 @click.command()
@@ -25,7 +35,7 @@ def report(folders: tuple[str, ...], data: str | None, out: str, overwrite: bool
     """
     load_tensorflow()
     from kerasbig.cli.answer import run_examples
-    from kerasbig.cli.output import note, print_json
+    from kerasbig.cli.output import note, print_json, print_table
     from kerasbig.files import require_new
     from kerasbig.run import open_run
 
@@ -46,19 +56,24 @@ def report(folders: tuple[str, ...], data: str | None, out: str, overwrite: bool
     if as_json:
         print_json({**json.loads(compared.to_json()), "recommendation": advice, "report": out})
         return
-    Console(highlight=False).print(compared.table())
+    rows = [dict(zip(compared.columns, cells, strict=True)) for cells in compared.cells()]
+    shown = [name for name in COLUMNS if name in compared.columns]
+    print_table(title, [COLUMNS[name] for name in shown], [[row[name] for name in shown] for row in rows])
     click.echo(f"{advice}\nReport: {out}")
 
 
 def _variants(folders: tuple[str, ...], runs: dict[str, Any]) -> dict[str, Any]:
-    """Returns a model for each Run and a predictor for each file of a Bundle, by name."""
+    """Returns a model for each Run and a predictor for each file of a Bundle, by a short name."""
     from kerasbig import export
 
+    short = {folder: Path(folder).name for folder in folders}
+    if any(len({short[f] for f in group}) < len(group) for group in (list(runs), [f for f in folders if f not in runs])):
+        short = {folder: folder for folder in folders}
     variants: dict[str, Any] = {}
     for folder in folders:
         if folder in runs:
-            variants[folder] = runs[folder].load_model()
+            variants[short[folder]] = runs[folder].load_model()
             continue
         for name in export.read_manifest(folder)["formats"]:
-            variants[f"{folder} {name}"] = export.load(folder, name)
+            variants[f"{short[folder]} {name}"] = export.load(folder, name)
     return variants
