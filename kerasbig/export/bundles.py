@@ -29,6 +29,7 @@ from kerasbig.export.manifests import (
     size_of,
 )
 from kerasbig.export.parity import DEFAULT_EXAMPLES, Expected, ExportError, run_checks
+from kerasbig.export.predictors import checked_texts
 from kerasbig.export.to_hdf5 import write_hdf5
 from kerasbig.export.to_litert import write_litert
 from kerasbig.export.to_saved_model import write_saved_model
@@ -233,10 +234,10 @@ def _check_options(quantize: str | None, version: int, metrics: Mapping[str, Any
 
 
 def _checked_examples(examples: Sequence[str] | None) -> tuple[str, ...]:
-    texts = DEFAULT_EXAMPLES if examples is None else examples
-    if isinstance(texts, str) or not texts or any(not isinstance(text, str) for text in texts):
-        raise ValueError(f"Expected examples to be a list of at least one text. Received: examples={texts!r}.")
-    return tuple(texts)
+    texts = tuple(checked_texts(DEFAULT_EXAMPLES if examples is None else examples, "examples"))
+    if not texts:
+        raise ValueError("Expected examples to have at least one text. Received none: leave it out for the built-in ones.")
+    return texts
 
 
 def _plan(target: Path, formats: tuple[str, ...], version: int, mark: str, overwrite: bool) -> _Kept:

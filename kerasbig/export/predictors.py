@@ -15,7 +15,9 @@ import numpy as np
 from kerasbig.export.manifests import CLASSES_FILE, MANIFEST_FILE, SINGLE_FILES, check_files, files_of, read_json, read_manifest, size_of
 
 _BATCH = 32
-# An interpreter holds its own packed copy of the weights: only so many lengths are kept ready at once.
+# An interpreter holds its own packed copy of the weights (22 million of them: 20 MB in int8, 100 to 170 MB in float), so
+# a larger file gets fewer lengths, and only so many are kept ready at once.
+_SMALL_FILE = 40 * 10**6
 _INTERPRETERS = 12
 
 
@@ -164,6 +166,7 @@ class LiteRTPredictor:
         truncation = self._tokenizer.truncation
         if truncation is None:
             raise ValueError(f"Expected {str(tokenizer)!r} to cut long texts. It is altered: export the Bundle again.")
+        self._fine = size_of(model) <= _SMALL_FILE
         self._longest = int(truncation["max_length"])
         self._interpreters: OrderedDict[int, Any] = OrderedDict()
         # One interpreter runs one text at a time.
@@ -171,7 +174,7 @@ class LiteRTPredictor:
 
     def logits(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns float32 (N, C) logits of N raw texts, in their order."""
-        texts = _checked_texts(inputs)
+        texts = checked_texts(inputs)
         encodings = self._tokenizer.encode_batch(texts) if len(texts) > 1 else [self._tokenizer.encode(text) for text in texts]
         result = np.empty((len(texts), len(self.class_names or ("value",))), "float32")
         with self._lock:
@@ -184,7 +187,7 @@ class LiteRTPredictor:
         return sum(size_of(self.path.parent / name) for name in SINGLE_FILES["litert"])
 
     def _run(self, token_ids: list[int]) -> np.ndarray:
-        width = min(padded_length(len(token_ids)), self._longest)
+        width = min(padded_length(len(token_ids), fine=self._fine), self._longest)
         interpreter, inputs, output = self._interpreter(width)
         row = np.zeros((1, width), "int32")
         mask = np.zeros((1, width), "int32")
@@ -209,7 +212,7 @@ class LiteRTPredictor:
             interpreter.resize_tensor_input(index, (1, width))
         interpreter.allocate_tensors()
         self._interpreters[width] = (interpreter, inputs, interpreter.get_output_details()[0]["index"])
-        if len(self._interpreters) > _INTERPRETERS:
+        if len(self._interpreters) > (_INTERPRETERS if self._fine else _INTERPRETERS // 2):
             self._interpreters.popitem(last=False)
         return self._interpreters[width]
 
@@ -247,20 +250,24 @@ def predictions(logits: np.ndarray, class_names: Sequence[str] | None) -> list[d
     ]
 
 
-def padded_length(tokens: int) -> int:
-    """Returns the length a text is padded to: few lengths, at most an eighth of padding for long texts.
+def padded_length(tokens: int, *, fine: bool = True) -> int:
+    """Returns the length a text is padded to: an eighth more at most for long texts, or the next power of two.
 
     Example:
         >>> [padded_length(tokens) for tokens in (2, 27, 64, 65, 128, 300)]
         [8, 32, 64, 80, 128, 320]
+        >>> [padded_length(tokens, fine=False) for tokens in (2, 27, 65)]
+        [16, 32, 128]
     """
+    if not fine:
+        return 1 << max(4, (tokens - 1).bit_length())
     step = max(8, 1 << max(0, (tokens - 1).bit_length() - 3))
     return -(-tokens // step) * step
 
 
 def _in_batches(function: Callable[[list[str]], np.ndarray], inputs: Sequence[str], class_names: tuple[str, ...] | None) -> np.ndarray:
     """Runs texts of like length together, since a batch is as long as its longest text."""
-    texts = _checked_texts(inputs)
+    texts = checked_texts(inputs)
     result = np.empty((len(texts), len(class_names or ("value",))), "float32")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), _BATCH):
@@ -269,17 +276,22 @@ def _in_batches(function: Callable[[list[str]], np.ndarray], inputs: Sequence[st
     return result
 
 
-def _checked_texts(inputs: Sequence[str]) -> list[str]:
+def checked_texts(inputs: Sequence[str], name: str = "inputs") -> list[str]:
+    """Returns the texts as a list.
+
+    Raises:
+        ValueError: If they are one text, no texts, or not valid Unicode.
+    """
     if isinstance(inputs, str):
-        raise ValueError(f"Expected inputs to be a list of texts. Received one text: put it in a list, [{inputs[:20]!r}].")
+        raise ValueError(f"Expected {name} to be a list of texts. Received one text: put it in a list, [{inputs[:20]!r}].")
     for i, text in enumerate(inputs):
         if not isinstance(text, str):
-            raise ValueError(f"Expected inputs to be texts. Received: inputs[{i}] is {type(text).__name__}.")
+            raise ValueError(f"Expected {name} to be texts. Received: {name}[{i}] is {type(text).__name__}.")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"Expected inputs to be valid Unicode. Received: a lone surrogate in inputs[{i}] at character {error.start}."
+                f"Expected {name} to be valid Unicode. Received: a lone surrogate in {name}[{i}] at character {error.start}."
             ) from error
     return list(inputs)
 
