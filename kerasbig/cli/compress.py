@@ -15,7 +15,7 @@ from kerasbig.cli.quiet import load_tensorflow
 @click.option("--prune", required=True, metavar="SHARE|M:N", help="Zeros to reach in each kernel, such as 0.5, or 2:4.")
 @click.option("--data", metavar="SRC", help="What to fine-tune on; by default the Run's own data.")
 @click.option("--epochs", type=int, default=1, show_default=True)
-@click.option("--learning-rate", type=float, help="Peak; by default half of the Run's.")
+@click.option("--learning-rate", type=float, help="Peak; by default a quarter of the Run's.")
 @click.option("--precision", help="By default the Run's.")
 @click.option("--seed", type=int, help="By default the Run's.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing Run.")

@@ -55,7 +55,8 @@ def prune(run: Run, pruning: Mapping[str, Any], changes: Mapping[str, Any], out:
     """
     given = {name: value for name, value in changes.items() if value is not None}
     options = FitOptions(**run.options)
-    rate = {"learning_rate": float(options.learning_rate or 0) / 2}
+    # A further pass over the same data overfits at a higher rate.
+    rate = {"learning_rate": float(options.learning_rate or 0) / 4}
     options = replace(options, **{**rate, **given}, compression={"from": str(run.folder), "pruning": dict(pruning)})
     splits = _load_splits(options, run.classes)
     precision = _choose_precision(options, out, 384)
