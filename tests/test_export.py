@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import kerasbig as kb
-from kerasbig.export import bundles, manifests, parity, to_hdf5
+from kerasbig.export import bundles, manifests, parity, to_hdf5, to_litert
 from kerasbig.export.signatures import trim
 from kerasbig.export.twin import fingerprint, reference_logits
 
@@ -212,6 +212,21 @@ def test_litert_quantizations(tmp_path: Path, quantize: str | None) -> None:
     np.testing.assert_allclose(predictor.logits(TEXTS), expected, atol=limit)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("by_row", [True, False])
+def test_int8_keeps_small_rows_of_the_token_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_row: bool) -> None:
+    """One scale for the whole table, set by one large row, would leave nothing of the others."""
+    # The converter leaves tables of fewer than 1,024 values in float.
+    model = make_model(hidden_dim=64)
+    table = model.backbone.token_embedding.embeddings
+    table.assign(np.where(np.arange(table.shape[0])[:, None] == VOCABULARY.index("1"), 300.0, 1.0) * table.numpy())
+    if not by_row:
+        monkeypatch.setattr(to_litert, "_scale_rows", lambda layer: None)
+    predictor = kb.export.load(kb.export.litert(model, tmp_path / "film"))
+    difference = np.abs(predictor.logits(TEXTS) - reference_logits(model, TEXTS)).max()
+    assert (difference < 0.1) == by_row
+
+
 def test_litert_needs_no_tensorflow(exported: Path) -> None:
     code = f"""
 import sys
@@ -223,17 +238,15 @@ print(kb.export.load({str(exported)!r}, "litert").logits(["a fine film"]).shape)
     assert done.stdout.strip() == "(1, 3)", done.stderr[-500:]
 
 
-def test_the_fresh_process_cannot_import_kerasbig(tmp_path: Path) -> None:
-    code = f"""
-import runpy, sys
-runpy.run_path({str(parity.FRESH_CHECK)!r})
-try:
-    import kerasbig.export
-except ImportError:
-    print("refused", [name for name in sys.modules if name.startswith(("kerasbig", "tensorflow"))])
-"""
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "refused ['kerasbig']", done.stderr[-500:]
+def test_the_fresh_process_cannot_import_kerasbig(
+    exported: Path, model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = parity.Expected(SHORT, [[], []], reference_logits(model, SHORT), NAMES)
+    # A package of the format's own that leans on KerasBig.
+    (tmp_path / "tokenizers.py").write_text("import kerasbig")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(kb.export.ExportError, match=r"It failed: ModuleNotFoundError: import of kerasbig halted; None in sys\.modules"):
+        parity.run_checks({"litert": exported}, expected, quantize="dynamic")
 
 
 def test_a_bfloat16_model_is_exported_in_float32(tmp_path: Path, model: keras.Model) -> None:
@@ -342,8 +355,8 @@ def test_compare_says_what_differs() -> None:
 
 
 def test_the_tolerance_grows_with_the_logits_and_never_below_one() -> None:
-    assert parity.tolerance_of("litert", "dynamic", np.float32([[0.1]])) == pytest.approx(0.1)
-    assert parity.tolerance_of("litert", "dynamic", np.float32([[-4.0]])) == pytest.approx(0.4)
+    assert parity.tolerance_of("litert", "dynamic", np.float32([[0.1]])) == pytest.approx(0.2)
+    assert parity.tolerance_of("litert", "dynamic", np.float32([[-4.0]])) == pytest.approx(0.8)
     assert parity.tolerance_of("litert", None, np.float32([[1.0]])) < parity.tolerance_of("litert", "float16", np.float32([[1.0]]))
 
 
@@ -418,9 +431,9 @@ def test_a_file_changed_after_the_export_is_refused(copy: Path) -> None:
 
 
 def test_the_import_of_export_is_light() -> None:
-    code = "import sys, kerasbig as kb; kb.export.predictions, kb.export.read_manifest; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    code = "import sys, kerasbig as kb; kb.export.predictions, kb.export.read_manifest; print({'tensorflow', 'keras'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False False"
+    assert done.stdout.strip() == "set()"
 
 
 def test_files_with_holes_in_the_manifest(copy: Path) -> None:

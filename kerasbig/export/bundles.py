@@ -97,9 +97,9 @@ def bundle(
         >>> import kerasbig as kb, tempfile
         >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
         >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
-        >>> folder = bundle(model, tempfile.mkdtemp() + "/sentiment", formats=["hdf5"])
+        >>> folder = bundle(model, tempfile.mkdtemp() + "/sentiment", formats=["litert"])
         >>> sorted(file.name for file in folder.iterdir())
-        ['classes.json', 'manifest.json', 'model.json', 'model.weights.h5']
+        ['classes.json', 'manifest.json', 'model.tflite', 'tokenizer.json']
     """
     formats = _checked_formats(formats)
     _check_options(quantize, version, metrics)
@@ -147,7 +147,12 @@ def saved_model(
         The Bundle's folder.
 
     Example:
-        >>> saved_model(model, "saved_models/sentiment", version=2)  # doctest: +SKIP
+        >>> import kerasbig as kb, tempfile
+        >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
+        >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
+        >>> folder = saved_model(model, tempfile.mkdtemp() + "/sentiment", version=2)
+        >>> (folder / "2" / "saved_model.pb").is_file()
+        True
     """
     return bundle(model, path, ("saved_model",), version=version, examples=examples, metrics=metrics, overwrite=overwrite)
 
@@ -173,7 +178,12 @@ def hdf5(
         The Bundle's folder.
 
     Example:
-        >>> hdf5(model, "saved_models/sentiment")  # doctest: +SKIP
+        >>> import kerasbig as kb, tempfile
+        >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
+        >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
+        >>> folder = hdf5(model, tempfile.mkdtemp() + "/sentiment")
+        >>> (folder / "model.weights.h5").is_file()
+        True
     """
     return bundle(model, path, ("hdf5",), examples=examples, metrics=metrics, overwrite=overwrite)
 
@@ -201,7 +211,12 @@ def litert(
         The Bundle's folder.
 
     Example:
-        >>> litert(model, "saved_models/sentiment", quantize="float16")  # doctest: +SKIP
+        >>> import kerasbig as kb, tempfile
+        >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
+        >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
+        >>> folder = litert(model, tempfile.mkdtemp() + "/sentiment", quantize="float16")
+        >>> read_manifest(folder)["formats"]["litert"]["quantize"]
+        'float16'
     """
     return bundle(model, path, ("litert",), quantize=quantize, examples=examples, metrics=metrics, overwrite=overwrite)
 

@@ -9,8 +9,9 @@ Kept free of KerasBig on purpose: it is also the shortest example of how each fo
 import json
 import sys
 
-# A check that could fall back on KerasBig would prove nothing.
-sys.modules["kerasbig"] = None  # type: ignore[assignment]
+if __name__ == "__main__":
+    # A check that could fall back on KerasBig would prove nothing.
+    sys.modules["kerasbig"] = None  # type: ignore[assignment]
 
 
 def check_saved_model(path: str, texts: list[str]) -> dict:

@@ -65,9 +65,9 @@ def load(path: str | os.PathLike[str], format: str | None = None, *, version: in
         >>> import kerasbig as kb, tempfile
         >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
         >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
-        >>> predictor = load(kb.export.hdf5(model, tempfile.mkdtemp() + "/sentiment"))
+        >>> predictor = load(kb.export.litert(model, tempfile.mkdtemp() + "/sentiment"))
         >>> predictor.format, predictor.logits(["a film", "fine"]).shape
-        ('hdf5', (2, 2))
+        ('litert', (2, 2))
     """
     folder, format, version = _located(Path(path), format, version)
     if not (folder / MANIFEST_FILE).is_file():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import keras_hub
+import numpy as np
 import tensorflow as tf
+from keras_hub.layers import ReversibleEmbedding
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from kerasbig.export.parity import ExportError
@@ -14,6 +16,8 @@ from kerasbig.export.twin import with_fewer_positions
 
 MODEL_FILE = "model.tflite"
 TOKENIZER_FILE = "tokenizer.json"
+_STEPS_AN_OCTAVE = 8
+_LOG_2 = float(np.log(2.0))
 INPUTS = ("token_ids", "padding_mask", "segment_ids")
 
 
@@ -33,7 +37,34 @@ def write_litert(model: keras_hub.models.BertTextClassifier, folder: Path, quant
         ExportError: If the converter fails.
     """
     hugging_face_tokenizer(model.preprocessor).save(str(folder / TOKENIZER_FILE), pretty=False)
-    (folder / MODEL_FILE).write_bytes(_convert(with_fewer_positions(model), quantize))
+    copy = with_fewer_positions(model)
+    if quantize == "dynamic":
+        _scale_rows(copy.backbone.token_embedding)
+    (folder / MODEL_FILE).write_bytes(_convert(copy, quantize))
+
+
+class _RowScaledEmbedding(ReversibleEmbedding):
+    """An embedding table with rows of like size and, apart from it, the size of each row."""
+
+    row_exponents: tf.Tensor
+
+    def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
+        sizes = tf.exp(_LOG_2 * tf.cast(tf.gather(self.row_exponents, inputs), tf.float32) / _STEPS_AN_OCTAVE)
+        return super().call(inputs, reverse) * sizes[..., None]
+
+
+def _scale_rows(layer: ReversibleEmbedding) -> None:
+    """Lets int8 quantize each row of a table by its own size.
+
+    The converter takes one scale for the whole table, set by its largest value: frequent words, whose rows are small,
+    lose most. It would quantize a table of float sizes as well, so they are kept as whole numbers of an eighth of an octave.
+    """
+    table = layer.embeddings.numpy()  # (V, D)
+    largest = np.maximum(np.abs(table).max(axis=1), 1e-12)
+    exponents = np.ceil(np.log2(largest) * _STEPS_AN_OCTAVE).astype("int32")
+    layer.embeddings.assign(table / np.exp2(exponents[:, None] / _STEPS_AN_OCTAVE))
+    layer.row_exponents = tf.constant(exponents)
+    layer.__class__ = _RowScaledEmbedding
 
 
 def _convert(model: keras_hub.models.BertTextClassifier, quantize: str | None) -> bytes:

@@ -40,8 +40,8 @@ def hugging_face_tokenizer(preprocessor: keras_hub.models.BertTextClassifierPrep
     Example:
         >>> import kerasbig as kb
         >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=kb.text.learn_wordpiece(["a film"], 60))
-        >>> hugging_face_tokenizer(model.preprocessor).encode("A film").tokens
-        ['[CLS]', 'a', 'film', '[SEP]']
+        >>> hugging_face_tokenizer(model.preprocessor).encode("A!").tokens
+        ['[CLS]', 'a', '[UNK]', '[SEP]']
     """
     own = preprocessor.tokenizer
     if not own.split:
