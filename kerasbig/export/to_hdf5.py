@@ -13,6 +13,7 @@ import keras_hub
 # The strongest level gains under 1 % over 6 on BERT weights, at several times the time. Shuffling bytes loses: it takes
 # pruned weights' runs of zeros apart (0.42 instead of 0.31 of the raw size at 80 % zeros).
 GZIP_LEVEL = 6
+_CHUNK_BYTES = 2**20
 WEIGHTS_FILE = "model.weights.h5"
 CONFIG_FILE = "model.json"
 
@@ -69,6 +70,12 @@ def compress_weights(source: Path, target: Path) -> None:
         _copy(old, new)
 
 
+def _chunk(item: h5py.Dataset) -> tuple[int, ...]:
+    """Whole rows, about a megabyte at once: h5py's own choice, small squares, compresses 1 % less."""
+    row = item.nbytes // item.shape[0]
+    return (min(item.shape[0], max(1, _CHUNK_BYTES // row)), *item.shape[1:])
+
+
 def _copy(old: h5py.Group, new: h5py.Group) -> None:
     for name, value in old.attrs.items():
         new.attrs[name] = value
@@ -76,7 +83,11 @@ def _copy(old: h5py.Group, new: h5py.Group) -> None:
         if isinstance(item, h5py.Group):
             _copy(item, new.create_group(name))
             continue
-        options = {"compression": "gzip", "compression_opts": GZIP_LEVEL, "shuffle": False} if item.size and item.shape else {}
+        options = (
+            {"compression": "gzip", "compression_opts": GZIP_LEVEL, "shuffle": False, "chunks": _chunk(item)}
+            if item.size and item.shape
+            else {}
+        )
         dataset = new.create_dataset(name, data=item[()], dtype=item.dtype, **options)
         for key, value in item.attrs.items():
             dataset.attrs[key] = value
