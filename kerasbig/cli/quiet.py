@@ -22,10 +22,11 @@ def load_tensorflow() -> None:
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
-            for name in ("absl", "tensorflow"):
-                logging.getLogger(name).setLevel(logging.ERROR)
             for name in ("tensorflow", "tensorflow_text", "keras_hub"):
                 importlib.import_module(name)
+            # Both set their own level while they are imported.
+            for name in ("absl", "tensorflow"):
+                logging.getLogger(name).setLevel(logging.ERROR)
         except BaseException:
             log.seek(0)
             os.write(kept, log.read())
