@@ -206,7 +206,7 @@ def tokenize(model: keras.Model, inputs: Sequence[str], *, chunk: int = 256) -> 
         >>> import kerasbig as kb
         >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=kb.text.learn_wordpiece(["a film"], 60))
         >>> tokenize(model, ["a film", "film"]).lengths.tolist()
-        [4, 3]
+        [7, 6]
     """
     preprocessor: Any = getattr(model, "preprocessor", None)
     if getattr(preprocessor, "tokenizer", None) is None:

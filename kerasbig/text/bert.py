@@ -99,7 +99,7 @@ def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer
         >>> model = kb.text.bert_classifier(None, size="tiny", vocabulary=kb.text.learn_wordpiece(["a film"], 60))
         >>> compile_classifier(model, keras.optimizers.SGD(0.1))
         >>> model.optimizer.name
-        'SGD'
+        'sgd'
     """
     optimizer = optimizer or keras.optimizers.AdamW(5e-5, weight_decay=0.01)
     if model.class_names is None:
