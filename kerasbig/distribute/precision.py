@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import asdict, dataclass
 
@@ -18,7 +17,7 @@ class Precision:
 
     Attributes:
         policy: A Keras dtype policy, "float32" or "mixed_bfloat16".
-        float32_ms: Median time of one layer's products forward and backward in float32, in milliseconds.
+        float32_ms: Shortest time of one layer's products forward and backward in float32, in milliseconds.
         bfloat16_ms: The same with operands in bfloat16.
         device: Where it was measured.
     """
@@ -33,13 +32,13 @@ class Precision:
         return asdict(self)
 
 
-def fastest_precision(hidden_dim: int = 384, tokens: int = 1024, *, repeats: int = 7) -> Precision:
+def fastest_precision(hidden_dim: int = 384, tokens: int = 1024, *, repeats: int = 20) -> Precision:
     """Measures a feed-forward layer's matrix products in float32 and in bfloat16, and chooses.
 
     Args:
         hidden_dim: The model's width.
         tokens: Tokens in a batch.
-        repeats: Timed runs of each; the median counts.
+        repeats: Timed runs of each; the shortest counts, which other work on the machine disturbs least.
 
     Returns:
         A `Precision`. bfloat16 is chosen where it is at least 1.25 times as fast.
@@ -73,4 +72,4 @@ def _product_seconds(dtype: str, hidden_dim: int, tokens: int, repeats: int, dev
         start = time.perf_counter()
         float(step(inputs, kernel))
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return min(seconds)
