@@ -19,7 +19,7 @@ QUICK_EXAMPLES = 600
 
 @click.command()
 @click.option("--out", default="kerasbig-demo", show_default=True, help="The folder for all that the demo makes.")
-@click.option("--quick", is_flag=True, help="A slice of the data and a tiny model from scratch: under 90 seconds.")
+@click.option("--quick", is_flag=True, help="A slice of the data and a tiny model from scratch: about a minute and a half.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def demo(out: str, quick: bool, seed: int) -> None:
     """Goes the whole way on real movie reviews: train, evaluate, compress, export, compare, serve, ask.
