@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kerasbig.compress._tfmot import ConstantSparsity, PolynomialDecay
+    from kerasbig.compress.clustering import cluster_weights
     from kerasbig.compress.comparison import Comparison, compare
     from kerasbig.compress.pruning import Pruning
+    from kerasbig.compress.quantization import calibrate, quantize_model, ranges
     from kerasbig.compress.reports import Report
+    from kerasbig.compress.stripping import strip
 
-__all__ = ["Comparison", "ConstantSparsity", "PolynomialDecay", "Pruning", "Report", "compare"]
+__all__ = ["Comparison", "ConstantSparsity", "PolynomialDecay", "Pruning", "Report", "calibrate", "cluster_weights", "compare", "quantize_model", "ranges", "strip"]
 
 _MODULES = {
     "Comparison": "comparison",
@@ -22,7 +25,12 @@ _MODULES = {
     "PolynomialDecay": "_tfmot",
     "Pruning": "pruning",
     "Report": "reports",
+    "calibrate": "quantization",
+    "cluster_weights": "clustering",
     "compare": "comparison",
+    "quantize_model": "quantization",
+    "ranges": "quantization",
+    "strip": "stripping",
 }
 
 

@@ -116,7 +116,7 @@ def select_kernels(model: keras.Model, layers: Layers | None = None) -> tuple[li
         >>> [kernel.path for kernel in taken], left[0].reason
         (['net/hidden'], "left out by layers='!net/logits'")
     """
-    owners = _weight_owners(model)
+    owners = weight_owners(model)
     if not owners:
         raise ValueError(f"Expected a built model. Received: {model.name!r}, which has no weights. Call it once, or give it an Input.")
     unwanted = _wish(layers, [layer.path for layer in owners])
@@ -139,11 +139,16 @@ def select_kernels(model: keras.Model, layers: Layers | None = None) -> tuple[li
     return taken, left
 
 
-def _weight_owners(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns each layer that holds weights itself, once, in the order of `model.weights`."""
+def weight_owners(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns each layer that holds weights itself, once, in the order of `model.weights`.
+
+    What clustering and quantization-aware training add to a layer is no layer of the model's.
+    """
     order = {id(weight): index for index, weight in enumerate(model.weights)}
     # Keras offers no public walk over nested layers; a test fails when this one is renamed.
-    owners = [layer for layer in model._flatten_layers(include_self=False) if _own_weights(layer)]
+    layers = list(model._flatten_layers(include_self=False))
+    added = {id(part) for layer in layers if hasattr(layer, "compression") for part in layer.compression._flatten_layers()}
+    owners = [layer for layer in layers if id(layer) not in added and _own_weights(layer)]
     return sorted(owners, key=lambda layer: min(order.get(id(weight), len(order)) for weight in _own_weights(layer)))
 
 

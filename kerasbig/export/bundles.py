@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,11 +33,19 @@ from kerasbig.export.predictors import checked_texts
 from kerasbig.export.to_hdf5 import write_hdf5
 from kerasbig.export.to_litert import write_litert
 from kerasbig.export.to_saved_model import write_saved_model
-from kerasbig.export.twin import class_names_of, fingerprint, float32_twin, reference_logits, require_classifier
+from kerasbig.export.twin import (
+    class_names_of,
+    fingerprint,
+    float32_twin,
+    is_quantized,
+    litert_twin,
+    reference_logits,
+    require_classifier,
+)
 from kerasbig.files import replacing_folder
 
 FORMATS = ("saved_model", "hdf5", "litert")
-QUANTIZATIONS = ("dynamic", "float16")
+QUANTIZATIONS = ("dynamic", "int8", "float16")
 PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "h5py", "ai-edge-litert", "tokenizers", "numpy")
 # Between the model and its float32 copy: rounding and no more, even where an accelerator multiplies in TensorFloat-32.
 _TWIN_TOLERANCE = 0.02
@@ -76,7 +84,8 @@ def bundle(
         model: A KerasHub BERT classifier with its preprocessor. In bfloat16 or float16 it is exported in float32.
         path: The Bundle's folder.
         formats: Out of "saved_model", "hdf5" and "litert".
-        quantize: Weights of the LiteRT file: "dynamic" for int8, "float16", or None for float32.
+        quantize: The LiteRT file's numbers: "dynamic" for int8 weights, "int8" for int8 activations too, which takes a
+            model from `kerasbig.compress.quantize_model`, "float16" for float16 weights, or None for float32.
         version: The SavedModel's version, the name of its folder.
         examples: Texts that each file must answer as the model does. By default some that are hard to tokenize.
         metrics: Figures to keep in the manifest, such as the test accuracy.
@@ -105,6 +114,11 @@ def bundle(
     _check_options(quantize, version, metrics)
     texts = _checked_examples(examples)
     require_classifier(model)
+    if quantize == "int8" and "litert" in formats and not is_quantized(model):
+        raise ValueError(
+            "Expected a model with ranges for quantize='int8'. Received: one without. Calibrate it with "
+            "kerasbig.compress.quantize_model(model, calibration=batches), or use quantize='dynamic', which needs none."
+        )
     target = Path(path)
     mark = fingerprint(model)
     kept = _plan(target, formats, version, mark, overwrite)
@@ -113,9 +127,12 @@ def bundle(
     # The rules about what may be replaced were applied above, format by format.
     with replacing_folder(target, overwrite=True) as stage:
         _carry_over(target, stage, kept)
-        entries = _write(twin, stage, formats, version, quantize)
+        entries = _write(model, twin, stage, formats, version, quantize)
         folders = {name: stage / str(version) if name == "saved_model" else stage for name in formats}
-        for name, measured in run_checks(folders, expected, quantize=quantize).items():
+        answers = dict.fromkeys(formats, expected)
+        if quantize == "int8" and "litert" in formats:
+            answers["litert"] = replace(expected, logits=reference_logits(litert_twin(model, int8=True), texts))
+        for name, measured in run_checks(folders, answers, quantize=quantize).items():
             entries[name] |= {"parity": measured, "model_fingerprint": mark}
         _write_manifest(stage, model, mark, entries, kept, metrics)
     return target
@@ -296,7 +313,7 @@ def _expected(model: Model, twin: Model, texts: tuple[str, ...]) -> Expected:
         raise ExportError(
             "Expected the model to return finite logits. Received: NaN or infinity; its training has diverged. Nothing was written."
         )
-    if all(layer.dtype_policy.name == "float32" for layer in (model, *model.layers)):
+    if not is_quantized(model) and all(layer.dtype_policy.name == "float32" for layer in (model, *model.layers)):
         difference = float(np.abs(reference_logits(model, texts) - logits).max())
         if not difference <= _TWIN_TOLERANCE * max(1.0, float(np.abs(logits).max())):
             raise ExportError(
@@ -332,7 +349,9 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _write(twin: Model, stage: Path, formats: tuple[str, ...], version: int, quantize: str | None) -> dict[str, dict[str, Any]]:
+def _write(
+    model: Model, twin: Model, stage: Path, formats: tuple[str, ...], version: int, quantize: str | None
+) -> dict[str, dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     for name in formats:
         if name == "saved_model":
@@ -344,7 +363,7 @@ def _write(twin: Model, stage: Path, formats: tuple[str, ...], version: int, qua
             write_hdf5(twin, stage)
             entries[name] = {"path": SINGLE_FILES[name][0]}
         else:
-            write_litert(twin, stage, quantize)
+            write_litert(model if quantize == "int8" else twin, stage, quantize)
             entries[name] = {"path": SINGLE_FILES[name][0], "quantize": quantize}
         entries[name]["bytes"] = sum(size_of(stage / file) for file in SINGLE_FILES[name])
     return entries

@@ -12,7 +12,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from kerasbig.export.parity import ExportError
 from kerasbig.export.tokenizer_json import hugging_face_tokenizer
-from kerasbig.export.twin import with_fewer_positions
+from kerasbig.export.twin import litert_twin
 
 MODEL_FILE = "model.tflite"
 TOKENIZER_FILE = "tokenizer.json"
@@ -30,16 +30,17 @@ def write_litert(model: keras_hub.models.BertTextClassifier, folder: Path, quant
     Args:
         model: A float32 classifier with its preprocessor.
         folder: An existing folder.
-        quantize: "dynamic" for int8 weights (the embedding tables included) and float activations, "float16" for
-            float16 weights, None for float32.
+        quantize: "dynamic" for int8 weights (the embedding tables included) and float activations; "int8" for int8
+            activations too, in the layers that `kerasbig.compress.quantize_model` gave ranges; "float16" for float16
+            weights, None for float32.
 
     Raises:
         ExportError: If the converter fails.
     """
     hugging_face_tokenizer(model.preprocessor).save(str(folder / TOKENIZER_FILE), pretty=False)
-    copy = with_fewer_positions(model)
-    if quantize == "dynamic":
-        _scale_rows(copy.backbone.token_embedding)
+    copy = litert_twin(model, int8=quantize == "int8")
+    if quantize in ("dynamic", "int8"):
+        _scale_rows(copy.backbone.token_embedding, rounded=quantize == "int8")
     (folder / MODEL_FILE).write_bytes(_convert(copy, quantize))
 
 
@@ -47,13 +48,19 @@ class _RowScaledEmbedding(ReversibleEmbedding):
     """An embedding table with rows of like size and, apart from it, the size of each row."""
 
     row_exponents: tf.Tensor
+    rounded: bool  # beside int8 activations the converter leaves a table as it is, unless it is marked
+
+    @property
+    def embeddings(self) -> tf.Tensor:
+        table = tf.convert_to_tensor(super().embeddings)
+        return tf.quantization.fake_quant_with_min_max_args(table, -1.0, 1.0, narrow_range=True) if self.rounded else table
 
     def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
         sizes = tf.exp(_LOG_2 * tf.cast(tf.gather(self.row_exponents, inputs), tf.float32) / _STEPS_AN_OCTAVE)
         return super().call(inputs, reverse) * sizes[..., None]
 
 
-def _scale_rows(layer: ReversibleEmbedding) -> None:
+def _scale_rows(layer: ReversibleEmbedding, *, rounded: bool) -> None:
     """Lets int8 quantize each row of a table by its own size.
 
     The converter takes one scale for the whole table, set by its largest value: frequent words, whose rows are small,
@@ -63,7 +70,7 @@ def _scale_rows(layer: ReversibleEmbedding) -> None:
     largest = np.maximum(np.abs(table).max(axis=1), 1e-12)
     exponents = np.ceil(np.log2(largest) * _STEPS_AN_OCTAVE).astype("int32")
     layer.embeddings.assign(table / np.exp2(exponents[:, None] / _STEPS_AN_OCTAVE))
-    layer.row_exponents = tf.constant(exponents)
+    layer.row_exponents, layer.rounded = tf.constant(exponents), rounded
     layer.__class__ = _RowScaledEmbedding
 
 

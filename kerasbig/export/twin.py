@@ -15,7 +15,7 @@ from kerasbig.export.signatures import text_to_logits
 
 
 def float32_twin(model: keras_hub.models.BertTextClassifier) -> keras_hub.models.BertTextClassifier:
-    """Rebuilds a classifier in float32 with the same weights.
+    """Rebuilds a classifier in float32 with the same weights, those of clustered and quantized layers as they compute.
 
     A model built under `mixed_bfloat16` keeps its variables in float32 and computes in bfloat16; the twin computes in
     float32 too. The twin shares the model's preprocessor and is not compiled; the model itself is left as it is.
@@ -41,9 +41,24 @@ def float32_twin(model: keras_hub.models.BertTextClassifier) -> keras_hub.models
     return _rebuilt(model, model.backbone.max_sequence_length)
 
 
-def with_fewer_positions(model: keras_hub.models.BertTextClassifier) -> keras_hub.models.BertTextClassifier:
-    """Returns a float32 twin whose position table ends at `sequence_length`, beyond which no token ever stands."""
-    return _rebuilt(model, min(model.backbone.max_sequence_length, model.preprocessor.sequence_length))
+def litert_twin(model: keras_hub.models.BertTextClassifier, *, int8: bool) -> keras_hub.models.BertTextClassifier:
+    """Returns a float32 twin whose position table ends at `sequence_length`, beyond which no token ever stands.
+
+    Args:
+        model: The model.
+        int8: Whether layers from `kerasbig.compress.quantize_model` keep their quantizers.
+    """
+    twin = _rebuilt(model, min(model.backbone.max_sequence_length, model.preprocessor.sequence_length))
+    if int8:
+        for own, source in zip(_kernel_layers(twin), _kernel_layers(model), strict=True):
+            if hasattr(source, "compression"):
+                source.compression.repeat_for_litert(own)
+    return twin
+
+
+def is_quantized(model: keras.Model) -> bool:
+    """Returns whether a model comes from `kerasbig.compress.quantize_model`, not stripped."""
+    return any(getattr(getattr(layer, "compression", None), "weight_quantizer", None) is not None for layer in _kernel_layers(model))
 
 
 def require_classifier(model: object) -> None:
@@ -109,14 +124,35 @@ def _rebuilt(model: keras_hub.models.BertTextClassifier, positions: int) -> kera
     with tf.device("/CPU:0"):
         backbone = keras_hub.models.BertBackbone.from_config(config)
         twin = keras_hub.models.BertTextClassifier(backbone, model.num_classes, preprocessor=model.preprocessor, dropout=model.dropout)
-        values = {id(model.backbone.position_embedding.position_embeddings): slice(positions)}
-        if len(twin.weights) != len(model.weights):
+        weights = _plain_weights(model)
+        if len(twin.weights) != len(weights):
             raise ValueError(
-                f"Expected the {len(twin.weights)} weights of a plain BertTextClassifier. Received: {len(model.weights)}. "
+                f"Expected the {len(twin.weights)} weights of a plain BertTextClassifier. Received: {len(weights)}. "
                 "Remove what training added, with kerasbig.compress.strip, before the export."
             )
-        for own, source in zip(twin.weights, model.weights, strict=True):
-            value = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(source, "float32")))
-            own.assign(value[values[id(source)]] if id(source) in values else value)
+        table = model.backbone.position_embedding.position_embeddings
+        for own, (source, value) in zip(twin.weights, weights, strict=True):
+            own.assign(value[:positions] if source is table else value)
     twin.class_names = class_names_of(model)
     return twin
+
+
+def _kernel_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding)
+    return [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kinds)]
+
+
+def _plain_weights(model: keras.Model) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Returns the variables that a plain model has, each with its value; a compressed layer's kernel as it computes."""
+    compressions = [layer.compression for layer in _kernel_layers(model) if hasattr(layer, "compression")]
+    added = {id(variable) for compression in compressions for variable in compression.variables}
+    finished = {}
+    for layer in _kernel_layers(model):
+        if hasattr(layer, "compression"):
+            variable, value = layer.compression.finished_kernel(layer)
+            finished[id(variable)] = value
+    return [(own, finished[id(own)] if id(own) in finished else _float32(own)) for own in model.weights if id(own) not in added]
+
+
+def _float32(variable: keras.Variable) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

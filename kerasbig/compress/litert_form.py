@@ -1,0 +1,96 @@
+"""Quantized layers in the form that LiteRT's converter turns into int8 kernels.
+
+With a range for each output a matrix product does not convert: the converter transposes the kernel and refuses the
+quantized axis that moved. A convolution of width 1 is the same product and converts. Shapes: I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerasbig.compress.kernels import matrix_shape
+
+
+def put_on(layer: keras.layers.Layer, compression: Any) -> None:
+    """Makes a plain float32 layer compute with the quantizers of its original.
+
+    Args:
+        layer: A copy of a quantized layer that holds the finished kernel; it is changed in place and for good.
+        compression: The `Compression` of the original.
+    """
+    quantizer = compression.weight_quantizer
+    if quantizer is None or isinstance(layer, keras.layers.Embedding):
+        return  # a table of finished rows is what the exporter's own int8 reproduces
+    layer.ranges = {
+        "input": compression.input_quantizer.range(),
+        "output": compression.output_quantizer.range(),
+        "weight": [weight.numpy() for weight in quantizer.weights],
+    }
+    convolution = not isinstance(layer, keras.layers.Dense | keras.layers.EinsumDense)
+    mixin = _Int8Convolution if convolution else _Int8Product
+    layer.__class__ = type(f"Int8{type(layer).__name__}", (mixin, type(layer)), {})
+
+
+class _Int8Layer:
+    """What both forms share."""
+
+    ranges: dict[str, Any]
+
+    def rounded(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """Rounds an input or an output."""
+        low, high = self.ranges[name]
+        return tf.quantization.fake_quant_with_min_max_args(tensor, min=low, max=high)
+
+    def rounded_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
+        """Rounds a kernel whose last axis is its outputs, where ranges are given for each."""
+        low, high = self.ranges["weight"]
+        if low.shape:
+            return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, low, high, narrow_range=True)
+        return tf.quantization.fake_quant_with_min_max_vars(kernel, low, high, narrow_range=True)
+
+
+class _Int8Product(_Int8Layer):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Computes the layer as int8 would."""
+        size_in, size_out = matrix_shape(self)
+        kernel = tf.convert_to_tensor(self._kernel)  # type: ignore[attr-defined]
+        axes_in = 1
+        if isinstance(self, keras.layers.EinsumDense):
+            axes_in = sum(axis not in self.equation.split("->")[1] for axis in self.equation.split("->")[0].split(",")[1].strip())
+        inputs = self.rounded(inputs, "input")
+        bias = None if self.bias is None else tf.reshape(tf.convert_to_tensor(self.bias), [-1])  # type: ignore[attr-defined]
+        if self.ranges["weight"][0].shape:
+            pixels = tf.reshape(inputs, (1, 1, -1, size_in))
+            outputs = tf.nn.conv2d(pixels, self.rounded_kernel(tf.reshape(kernel, (1, 1, size_in, size_out))), 1, "VALID")
+        else:
+            outputs = tf.matmul(tf.reshape(inputs, (-1, size_in)), self.rounded_kernel(tf.reshape(kernel, (size_in, size_out))))
+        if bias is not None:
+            outputs = tf.nn.bias_add(outputs, bias)
+        outputs = self.rounded(outputs, "output")
+        outputs = tf.reshape(outputs, _leading(inputs, axes_in) + list(kernel.shape)[axes_in:])
+        activation = self.activation  # type: ignore[attr-defined]
+        return outputs if activation is None else activation(outputs)
+
+
+class _Int8Convolution(_Int8Layer):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Computes the convolution as int8 would."""
+        kernel = self.rounded_kernel(tf.convert_to_tensor(self._kernel))  # type: ignore[attr-defined]
+        outputs = self.convolution_op(self.rounded(inputs, "input"), kernel)  # type: ignore[attr-defined]
+        if self.bias is not None:  # type: ignore[attr-defined]
+            outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(self.bias))  # type: ignore[attr-defined]
+        outputs = self.rounded(outputs, "output")
+        activation = self.activation  # type: ignore[attr-defined]
+        return outputs if activation is None else activation(outputs)
+
+
+def _leading(tensor: tf.Tensor, axes: int) -> list[Any]:
+    """Returns the sizes before the last axes; -1 for the one that is open, so that LiteRT knows the shape in advance."""
+    sizes = tensor.shape[: len(tensor.shape) - axes].as_list()
+    if sizes.count(None) <= 1:
+        return [-1 if size is None else size for size in sizes]
+    dynamic = tf.shape(tensor)
+    return [dynamic[index] if size is None else size for index, size in enumerate(sizes)]

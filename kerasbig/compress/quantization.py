@@ -1,0 +1,206 @@
+"""Quantization-aware training and static int8: TF-MOT's quantizers around the kernels of a Keras 3 model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasbig.compress.clustering import PRUNED, Clusters, shared_values
+from kerasbig.compress.fake_quantizers import ActivationQuantizer, RowQuantizer, WeightQuantizer
+from kerasbig.compress.kernels import Kernel, Layers, select_kernels
+from kerasbig.compress.rewiring import compression_of, forget_traces, quantize_output, rewire, rewired_layers
+
+# What `ranges` gives: a dict for each quantized layer, in the model's order, plain values only.
+Ranges = Sequence[Mapping[str, Any]]
+
+
+def quantize_model(
+    model: keras.Model,
+    *,
+    layers: Layers | None = None,
+    per_channel: bool = True,
+    calibration: Iterable[Any] | None = None,
+    ranges: Ranges | None = None,
+    preserve: bool = True,
+) -> keras.Model:
+    """Makes a model compute as int8 would, so that it can be trained for it and exported to it.
+
+    Each Dense, EinsumDense and convolution rounds its kernel, its input and its output to 8 bits; an embedding rounds
+    each row by the row's own size. Gradients pass as in TF-MOT. The model is changed in place: compile it and fit it a
+    little further (quantization-aware training), or calibrate it and export it as it is (static quantization after
+    training). Then `kb.export.litert(model, ..., quantize="int8")` writes int8 kernels, and `kerasbig.compress.strip`
+    gives the plain model back.
+
+    Args:
+        model: A built Keras 3 model, KerasHub's included, on TensorFlow.
+        layers: Which layers; None for all of those kinds. Otherwise as in `Pruning`.
+        per_channel: A range for each output of a kernel; otherwise, and for clustered kernels, one for the whole kernel.
+        calibration: Batches to measure the ranges of inputs and outputs on, such as `kb.data.batches(...)` or a list of
+            inputs. A few hundred examples do. Without it ranges begin at -6 to 6, as TF-MOT's do, and training moves them.
+        ranges: What `kerasbig.compress.ranges` gave for this model before; instead of a calibration.
+        preserve: Whether zeros and clusters of the kernels are kept while it trains: a kernel that is a quarter or more
+            zeros keeps them, one of at most 256 values keeps its clusters (TF-MOT's PQAT, CQAT and PCQAT).
+
+    Returns:
+        The same model, to be compiled.
+
+    Raises:
+        ValueError: If the model is not built, no layer is left to quantize, a layer is quantized already, both
+            `calibration` and `ranges` are given, `ranges` are those of another model, or `calibration` is empty.
+        RuntimeError: On another Keras backend than TensorFlow.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> import kerasbig as kb
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> model = kb.compress.quantize_model(model, calibration=[np.ones((2, 8), "float32")])
+        >>> kb.compress.ranges(model)[0]["input"]
+        [0.0, 1.0]
+
+    Source: TensorFlow Model Optimization, `quantization/keras`; Jacob et al., 2018, arXiv:1712.05877.
+    """
+    _check_arguments(calibration, ranges)
+    taken, _ = select_kernels(model, layers or (lambda layer: True))
+    for kernel in taken:
+        compression = compression_of(kernel.layer)
+        if compression is not None and compression.weight_quantizer is not None:
+            raise ValueError(
+                f"Expected layers that are not quantized. Received: {kernel.path!r}, which is. "
+                "Call kerasbig.compress.strip(model) first, or name other layers with layers=."
+            )
+    with model.distribute_strategy.scope():
+        for kernel in taken:
+            if preserve:
+                _keep(kernel)
+            _quantize(kernel, per_channel)
+    forget_traces(model)
+    if calibration is not None:
+        calibrate(model, calibration)
+    elif ranges is not None:
+        _assign_ranges(model, ranges)
+    return model
+
+
+def calibrate(model: keras.Model, batches: Iterable[Any]) -> None:
+    """Sets the ranges of a quantized model's inputs and outputs to what they are on data.
+
+    A range runs from the mean of the batches' minima to the mean of their maxima: where TF-MOT's moving average ends.
+
+    Args:
+        model: A model from `quantize_model`.
+        batches: Inputs as the model takes them, or (inputs, targets), one batch after the other.
+
+    Raises:
+        ValueError: If there is no batch, or the model is not quantized.
+
+    Example:
+        >>> import inspect
+        >>> list(inspect.signature(calibrate).parameters)
+        ['model', 'batches']
+    """
+    quantizers = _activation_quantizers(model)
+    if not quantizers:
+        raise ValueError(f"Expected a model from kerasbig.compress.quantize_model. Received: {model.name!r}, with nothing quantized.")
+    for quantizer in quantizers:
+        quantizer.observe()
+    try:
+        count = 0
+        for batch in batches:
+            model(batch[0] if isinstance(batch, tuple) else batch, training=False)
+            count += 1
+        if not count:
+            raise ValueError("Expected at least one batch to calibrate on. Received none: a dataset that was read to its end gives no more.")
+        for quantizer in quantizers:
+            quantizer.settle()
+    finally:
+        for quantizer in quantizers:
+            quantizer.stop()
+
+
+def ranges(model: keras.Model) -> list[dict[str, Any]]:
+    """Returns the ranges of a quantized model's inputs and outputs, to keep beside its stripped weights.
+
+    Args:
+        model: A model from `quantize_model`.
+
+    Returns:
+        A dict for each quantized layer, in the model's order: `layer` (its name), `per_channel`, and `input` and
+        `output` as [minimum, maximum], which an embedding lacks. Plain values, ready for JSON.
+
+    Example:
+        >>> import keras
+        >>> import kerasbig as kb
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="logits")])
+        >>> kb.compress.ranges(kb.compress.quantize_model(model))[0]
+        {'layer': 'logits', 'per_channel': True, 'input': [-6.0, 6.0], 'output': [-6.0, 6.0]}
+    """
+    found = []
+    for layer in _quantized_layers(model):
+        compression = layer.compression
+        row: dict[str, Any] = {"layer": layer.name, "per_channel": compression.weight_quantizer.per_channel}
+        if compression.input_quantizer is not None:
+            row |= {"input": compression.input_quantizer.range(), "output": compression.output_quantizer.range()}
+        found.append(row)
+    return found
+
+
+def _quantize(kernel: Kernel, per_channel: bool) -> None:
+    compression = rewire(kernel)
+    if isinstance(kernel.layer, keras.layers.Embedding):
+        compression.weight_quantizer = WeightQuantizer(None) if compression.clusters is not None else RowQuantizer()
+    else:
+        channels = kernel.matrix_shape[1] if per_channel and compression.clusters is None else None
+        compression.weight_quantizer = WeightQuantizer(channels)
+        compression.input_quantizer, compression.output_quantizer = ActivationQuantizer("input"), ActivationQuantizer("output")
+        quantize_output(kernel.layer)
+    compression.weight_quantizer.start(kernel.variable._value)
+
+
+def _keep(kernel: Kernel) -> None:
+    """Keeps what an earlier step left in a kernel: its zeros, its clusters."""
+    compression = rewire(kernel)
+    if compression.clusters is not None:
+        return
+    values = kernel.variable.numpy()
+    zeros = bool(np.mean(values == 0) >= PRUNED)
+    centroids = shared_values(values)
+    if centroids is not None:
+        compression.clusters = Clusters(centroids, keeps_zeros=zeros)
+    compression.keep_zeros = zeros
+
+
+def _quantized_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in rewired_layers(model) if layer.compression.weight_quantizer is not None]
+
+
+def _activation_quantizers(model: keras.Model) -> list[ActivationQuantizer]:
+    pairs = [(layer.compression.input_quantizer, layer.compression.output_quantizer) for layer in _quantized_layers(model)]
+    return [quantizer for pair in pairs for quantizer in pair if quantizer is not None]
+
+
+def _assign_ranges(model: keras.Model, given: Ranges) -> None:
+    layers = _quantized_layers(model)
+    names = [layer.name for layer in layers]
+    if [row["layer"] for row in given] != names:
+        raise ValueError(
+            f"Expected ranges of this model's layers, {', '.join(names)}. Received: those of {', '.join(row['layer'] for row in given)}. "
+            "Take them with kerasbig.compress.ranges from a model of the same structure and the same layers=."
+        )
+    for layer, row in zip(layers, given, strict=True):
+        if "input" in row:
+            layer.compression.input_quantizer.set_range(*row["input"])
+            layer.compression.output_quantizer.set_range(*row["output"])
+
+
+def _check_arguments(calibration: Any, given: Any) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"Expected Keras on TensorFlow, which TF-MOT's quantizers are written for. Received: backend={keras.backend.backend()!r}. "
+            "Set KERAS_BACKEND=tensorflow for this step."
+        )
+    if calibration is not None and given is not None:
+        raise ValueError("Expected calibration or ranges. Received both: leave out the one that is older.")
