@@ -74,9 +74,9 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Sid
     if arguments.quick:
         data, preset = str(stand_in_table(scratch / "reviews.csv", 400)), str(stand_in_preset(scratch / "preset"))
     options = FitOptions(task="text-classifier", data=data, preset=preset, batch_size=BATCH_SIZE)
-    splits = fitting._load_splits(options)
+    splits = fitting.load_splits(options)
     options = options.resolved(len(splits.train))
-    precision = fitting._choose_precision(options, str(scratch / "run"), 384)
+    precision = fitting.choose_precision(options, str(scratch / "run"), 384)
     note(f"precision: {precision}")
     few, many = (64, 128) if arguments.quick else (320, 50 * BATCH_SIZE)
     fixed = {"examples": sample(splits.train, few), "options": options}
@@ -141,7 +141,7 @@ def optimizer(options: Any, examples: int) -> Any:
     """The optimizer of `kerasbig train`, with a schedule long enough for all turns."""
     from kerasbig.cli import fitting
 
-    return fitting._optimizer(options, 100 * examples // options.batch_size)
+    return fitting.make_optimizer(options, 100 * examples // options.batch_size)
 
 
 def step_clock() -> Any:

@@ -19,7 +19,8 @@ from kerasbig.files import replacing_folder
 from kerasbig.tasks import Task, find_task
 
 FORMAT_VERSION = 1
-# The rest of the folder: config.json, classes.json, history.csv, metrics.json, report.html.
+# The rest of the folder: config.json, classes.json, history.csv, metrics.json, report.html and, if it was trained for int8:
+RANGES_FILE = "ranges.json"
 PRESET_FOLDER = "preset"
 PACKAGES = ("kerasbig", "tensorflow", "keras", "keras-hub", "tensorflow-text", "tensorflow-model-optimization", "numpy")
 
@@ -51,6 +52,12 @@ class Run:
     def options(self) -> dict[str, Any]:
         """The resolved options it was trained with."""
         return dict(self.config["options"])
+
+    @property
+    def ranges(self) -> list[dict[str, Any]] | None:
+        """The ranges that quantization-aware training found, for `kerasbig.compress.quantize_model`; None without it."""
+        path = self.folder / RANGES_FILE
+        return _read_json(path) if path.is_file() else None
 
     def load_model(self, dtype: str = "float32") -> keras.Model:
         """Rebuilds the trained model.
@@ -134,6 +141,7 @@ def write_run(
     config: Mapping[str, Any],
     metrics: Mapping[str, Mapping[str, float]],
     history: Sequence[Mapping[str, float]],
+    ranges: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes the files of a Run, the report excepted, into a folder that the caller moves into place.
 
@@ -143,6 +151,7 @@ def write_run(
         config: The task and its resolved options, under "task" and "options", and what else was measured.
         metrics: Flat metrics for each split.
         history: A dict for each epoch.
+        ranges: What `kerasbig.compress.ranges` gave, if the model was trained for int8.
 
     Example:
         >>> import inspect
@@ -150,7 +159,8 @@ def write_run(
         ['folder', 'model']
     """
     model.save_to_preset(str(folder / PRESET_FOLDER))
-    for name, content in (("config.json", config), ("classes.json", model.class_names), ("metrics.json", metrics)):
+    files = {"config.json": config, "classes.json": model.class_names, "metrics.json": metrics}
+    for name, content in (files if ranges is None else {**files, RANGES_FILE: ranges}).items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     columns = list(dict.fromkeys(name for row in history for name in row))
     with open(folder / "history.csv", "w", encoding="utf-8", newline="") as stream:

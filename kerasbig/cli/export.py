@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from kerasbig.cli.quiet import load_tensorflow
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerasbig.run import Run
 
 
 @click.command()
 @click.argument("run")
 @click.option("--to", "target", required=True, metavar="saved_models/NAME", help="The Bundle to write.")
 @click.option("--format", "formats", default="saved_model,hdf5,litert", show_default=True, help="Formats, with commas between.")
-@click.option("--quantize", default="dynamic", show_default=True, help="Weights of the LiteRT file: dynamic (int8), float16 or none.")
+@click.option(
+    "--quantize",
+    default="dynamic",
+    show_default=True,
+    help="Numbers of the LiteRT file: dynamic (int8 weights), int8 (activations too), float16 or none.",
+)
 @click.option("--version", type=int, default=1, show_default=True, help="The version folder of the SavedModel.")
 @click.option("--overwrite", is_flag=True, help="Replace what the Bundle has of these formats.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -26,8 +38,11 @@ def export(run: str, target: str, formats: str, quantize: str, version: int, ove
 
     names = tuple(name.strip() for name in formats.split(",") if name.strip())
     note(f"Exporting {run} as {', '.join(names)} and running each file ...")
+    model = opened.load_model()
+    if quantize == "int8":
+        _quantize(opened, model)
     bundle = exporting.bundle(
-        opened.load_model(), target, names, quantize=None if quantize == "none" else quantize,
+        model, target, names, quantize=None if quantize == "none" else quantize,
         version=version, metrics=opened.metrics.get("test"), overwrite=overwrite,
     )  # fmt: skip
     manifest = exporting.read_manifest(bundle)
@@ -40,3 +55,17 @@ def export(run: str, target: str, formats: str, quantize: str, version: int, ove
     ]
     print_table(str(bundle), ["format", "file", "size", "largest logit difference"], rows)
     click.echo(f"Bundle: {bundle}")
+
+
+def _quantize(run: Run, model: keras.Model) -> None:
+    """Gives a Run's model its ranges: those it was trained with, or measured on its training data."""
+    from kerasbig import compress
+    from kerasbig.cli.answer import run_examples
+    from kerasbig.cli.compressing import calibration_batches
+    from kerasbig.cli.output import note
+
+    if run.ranges is not None:
+        compress.quantize_model(model, ranges=run.ranges)
+        return
+    note("Measuring the ranges of activations on the Run's training data ...")
+    compress.quantize_model(model, calibration=calibration_batches(run.task.name, run_examples(run, None, "train"), model))

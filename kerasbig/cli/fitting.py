@@ -1,4 +1,4 @@
-"""What `kerasbig train` and `kerasbig compress` share: options, a fit that survives a kill, and the Run it leaves."""
+"""`kerasbig train`, and what `kerasbig compress` shares with it: a fit that survives a kill, and the Run it leaves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,46 +32,19 @@ def train(options: FitOptions, out: str, *, overwrite: bool) -> Run:
         out: The Run folder to write.
         overwrite: Whether an existing Run may be replaced.
     """
-    splits = _load_splits(options)
+    splits = load_splits(options)
     options = options.resolved(len(splits.train))
-    precision = _choose_precision(options, out, text.SIZES[options.size]["hidden_dim"] if options.size in text.SIZES else 384)
+    precision = choose_precision(options, out, text.SIZES[options.size]["hidden_dim"] if options.size in text.SIZES else 384)
     keras.utils.set_random_seed(options.seed)
     with distribute.strategy(options.strategy).scope():
         model = find_task(options.task).build(splits.classes, splits.train, {**asdict(options), "dtype": precision["policy"]})
-    folder = _prepare(options, splits, precision, out, overwrite=overwrite)
+    folder = prepare(options, splits, precision, out, overwrite=overwrite)
     result = fit(model, splits, options, folder)
     return save(result, splits, options, out, overwrite=overwrite, extra={"precision": precision})
 
 
-def prune(run: Run, pruning: Mapping[str, Any], changes: Mapping[str, Any], out: str, *, overwrite: bool) -> Run:
-    """Prunes a Run's model while it trains a little further, and writes another Run.
-
-    Args:
-        run: The Run to start from.
-        pruning: Arguments of `kerasbig.compress.Pruning`: sparsity or m_by_n.
-        changes: Options that differ from the Run's: data, epochs, learning_rate, precision, seed. None keeps the Run's.
-        out: The Run folder to write.
-        overwrite: Whether an existing Run may be replaced.
-    """
-    given = {name: value for name, value in changes.items() if value is not None}
-    options = FitOptions(**run.options)
-    # A further pass over the same data overfits at a higher rate.
-    rate = {"learning_rate": float(options.learning_rate or 0) / 4}
-    options = replace(options, **{**rate, **given}, compression={"from": str(run.folder), "pruning": dict(pruning)})
-    splits = _load_splits(options, run.classes)
-    precision = _choose_precision(options, out, 384)
-    keras.utils.set_random_seed(options.seed)
-    with distribute.strategy(options.strategy).scope():
-        model = run.load_model(precision["policy"])
-    m_by_n = tuple(pruning["m_by_n"]) if "m_by_n" in pruning else None
-    callback = compress.Pruning(sparsity=pruning.get("sparsity"), m_by_n=m_by_n)
-    folder = _prepare(options, splits, precision, out, overwrite=overwrite)
-    result = fit(model, splits, options, folder, compression=[callback])
-    layers = [dict(row) for row in callback.report.rows]
-    return save(result, splits, options, out, overwrite=overwrite, extra={"precision": precision, "layers": layers})
-
-
-def _load_splits(options: FitOptions, classes: Sequence[str] | None = None) -> Splits:
+def load_splits(options: FitOptions, classes: Sequence[str] | None = None) -> Splits:
+    """Reads the data that the options name."""
     names = ("text", "label", "regression", "validation", "test", "seed", "encoding")
     chosen = {name: getattr(options, name) for name in names}
     return find_task(options.task).load(options.data, options.task, classes=classes, **chosen)
@@ -82,7 +55,7 @@ def training_folder(out: str) -> Path:
     return Path(out).with_name(Path(out).name + ".training")
 
 
-def _prepare(options: FitOptions, splits: Splits, precision: dict[str, Any], out: str, *, overwrite: bool) -> Path:
+def prepare(options: FitOptions, splits: Splits, precision: dict[str, Any], out: str, *, overwrite: bool) -> Path:
     """Makes the training folder, or finds the one of a training that was cut off.
 
     Raises:
@@ -109,7 +82,7 @@ def _prepare(options: FitOptions, splits: Splits, precision: dict[str, Any], out
     return folder
 
 
-def _choose_precision(options: FitOptions, out: str, hidden_dim: int) -> dict[str, Any]:
+def choose_precision(options: FitOptions, out: str, hidden_dim: int) -> dict[str, Any]:
     """Returns the dtype policy: as named, as before a kill, or as measured on this device."""
     if options.precision != "auto":
         return {"policy": options.precision}
@@ -131,7 +104,13 @@ class Fit:
 
 
 def fit(
-    model: keras.Model, splits: Splits, options: FitOptions, folder: Path, *, compression: Sequence[keras.callbacks.Callback] = ()
+    model: keras.Model,
+    splits: Splits,
+    options: FitOptions,
+    folder: Path,
+    *,
+    compression: Sequence[keras.callbacks.Callback] | None = None,
+    teacher: keras.Model | None = None,
 ) -> Fit:
     """Fits with warm-up, decay and resume, and returns the best epoch's model.
 
@@ -140,40 +119,55 @@ def fit(
         splits: The data.
         options: Resolved options.
         folder: The training folder.
-        compression: Callbacks that change weights, such as `Pruning`. With one, the last epoch's model is returned and
-            nothing stops early: only the end of the schedule has the sparsity that was asked for.
+        compression: Not None while the model is being compressed, with the callbacks for it, such as `Pruning`. Then
+            the last epoch's model is returned and nothing stops early: only the end has what was asked for.
+        teacher: A model whose logits are learnt beside the labels.
     """
     task = find_task(options.task)
     train = task.batches(splits.train, model, batch_size=options.batch_size, seed=options.seed)
     validation = task.batches(splits.validation, model, batch_size=64)
     note(f"Training data: {train.padding}")
     epochs = int(options.epochs or 0)
-    task.compile(model, _optimizer(options, len(train) * epochs))
+    trainee = model if teacher is None else compress.distill(teacher, model)
+    task.compile(trainee, make_optimizer(options, len(train) * epochs))
     best_weights = folder / "best.weights.h5"
     choosing: list[keras.callbacks.Callback] = []
-    if not compression:
+    if compression is None:
         choosing.append(keras.callbacks.EarlyStopping("val_loss", patience=options.patience))
         choosing.append(keras.callbacks.ModelCheckpoint(str(best_weights), monitor="val_loss", save_best_only=True, save_weights_only=True))
-    resume = distribute.Resume(folder, callbacks=[*compression, *choosing])
+    changing = list(compression or ())
+    resume = distribute.Resume(folder, callbacks=[*changing, *choosing])
     progress, speed = TrainingProgress(len(train), epochs), _Speed(options.batch_size)
     started = time.perf_counter()
     try:
-        callbacks = [*compression, *choosing, speed, progress, resume]
-        model.fit(train, validation_data=validation, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+        callbacks = [*changing, *choosing, speed, progress, resume]
+        trainee.fit(train, validation_data=validation, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     finally:
         progress.close()
     if best_weights.exists():
-        model.load_weights(best_weights)
+        trainee.load_weights(best_weights)
     seconds = time.perf_counter() - started
     padding = asdict(train.padding) | {"fraction": train.padding.fraction}
     return Fit(export.float32_twin(model), resume.history, padding, seconds, speed.examples_per_second)
 
 
-def save(result: Fit, splits: Splits, options: FitOptions, out: str, *, overwrite: bool, extra: dict[str, Any]) -> Run:
+def save(
+    result: Fit,
+    splits: Splits,
+    options: FitOptions,
+    out: str,
+    *,
+    overwrite: bool,
+    extra: dict[str, Any],
+    ranges: list[dict[str, Any]] | None = None,
+) -> Run:
     """Measures the model, writes its Run with the report, and removes the training folder."""
     task = find_task(options.task)
     outputs = {role: task.predict_logits(result.model, getattr(splits, role).inputs) for role in ("validation", "test")}
     metrics = {role: task.measure(logits, getattr(splits, role).targets, splits.classes) for role, logits in outputs.items()}
+    if ranges is not None:
+        as_int8 = compress.quantize_model(export.float32_twin(result.model), ranges=ranges, preserve=False)
+        metrics["test_int8"] = task.measure(task.predict_logits(as_int8, splits.test.inputs), splits.test.targets, splits.classes)
     config = describe(options.task, asdict(options)) | {
         "data": {
             "examples": {role: len(getattr(splits, role)) for role in ("train", "validation", "test")},
@@ -184,7 +178,7 @@ def save(result: Fit, splits: Splits, options: FitOptions, out: str, *, overwrit
         **extra,
     }
     with replacing_folder(out, overwrite=overwrite) as temporary:
-        write_run(temporary, result.model, config=config, metrics=metrics, history=result.history)
+        write_run(temporary, result.model, config=config, metrics=metrics, history=result.history, ranges=ranges)
         report.write(temporary / "report.html", _summary(result, splits, config, metrics, outputs["test"], name=Path(out).name))
     shutil.rmtree(training_folder(out), ignore_errors=True)
     return open_run(out)
@@ -224,7 +218,7 @@ def _summary(
     )
 
 
-def _optimizer(options: FitOptions, steps: int) -> keras.optimizers.Optimizer:
+def make_optimizer(options: FitOptions, steps: int) -> keras.optimizers.Optimizer:
     """AdamW with linear warm-up and cosine decay; biases and layer norms are not decayed."""
     warmup = int(options.warmup * steps)
     rate = float(options.learning_rate or 0)

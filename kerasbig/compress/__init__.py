@@ -12,12 +12,29 @@ if TYPE_CHECKING:
     from kerasbig.compress._tfmot import ConstantSparsity, PolynomialDecay
     from kerasbig.compress.clustering import cluster_weights
     from kerasbig.compress.comparison import Comparison, compare
+    from kerasbig.compress.distillation import distill, smaller_student
+    from kerasbig.compress.inspection import inspect
     from kerasbig.compress.pruning import Pruning
     from kerasbig.compress.quantization import calibrate, quantize_model, ranges
     from kerasbig.compress.reports import Report
     from kerasbig.compress.stripping import strip
 
-__all__ = ["Comparison", "ConstantSparsity", "PolynomialDecay", "Pruning", "Report", "calibrate", "cluster_weights", "compare", "quantize_model", "ranges", "strip"]
+__all__ = [
+    "Comparison",
+    "ConstantSparsity",
+    "PolynomialDecay",
+    "Pruning",
+    "Report",
+    "calibrate",
+    "cluster_weights",
+    "compare",
+    "distill",
+    "inspect",
+    "quantize_model",
+    "ranges",
+    "smaller_student",
+    "strip",
+]
 
 _MODULES = {
     "Comparison": "comparison",
@@ -28,8 +45,11 @@ _MODULES = {
     "calibrate": "quantization",
     "cluster_weights": "clustering",
     "compare": "comparison",
+    "distill": "distillation",
+    "inspect": "inspection",
     "quantize_model": "quantization",
     "ranges": "quantization",
+    "smaller_student": "distillation",
     "strip": "stripping",
 }
 

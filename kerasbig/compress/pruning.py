@@ -105,7 +105,9 @@ class Pruning(keras.callbacks.Callback):
                 f"Expected fit to know its number of steps, to lay the ramp of sparsity={self.sparsity} over. Received: a dataset of "
                 "unknown length. Pass steps_per_epoch to fit, or a schedule such as kb.compress.PolynomialDecay(...) to Pruning."
             )
-        taken, left = select_kernels(self.model, self.layers)
+        # Under distillation the student is what is pruned; the optimizer and the steps are the distiller's.
+        pruned = self.model.student if isinstance(self.model, keras.distillation.Distiller) else self.model
+        taken, left = select_kernels(pruned, self.layers)
         self._kernels = [kernel for kernel in taken if self._has_blocks(kernel)]
         reason = f"has fewer than two {self.block_size[0]}x{self.block_size[1]} blocks along an axis"
         small = [kernel for kernel in taken if not self._has_blocks(kernel)]

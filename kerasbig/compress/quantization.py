@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kerasbig.compress.clustering import PRUNED, Clusters, shared_values
 from kerasbig.compress.fake_quantizers import ActivationQuantizer, RowQuantizer, WeightQuantizer
@@ -113,7 +112,9 @@ def calibrate(model: keras.Model, batches: Iterable[Any]) -> None:
             model(batch[0] if isinstance(batch, tuple) else batch, training=False)
             count += 1
         if not count:
-            raise ValueError("Expected at least one batch to calibrate on. Received none: a dataset that was read to its end gives no more.")
+            raise ValueError(
+                "Expected at least one batch to calibrate on. Received none: a dataset that was read to its end gives no more."
+            )
         for quantizer in quantizers:
             quantizer.settle()
     finally:

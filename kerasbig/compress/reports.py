@@ -31,6 +31,8 @@ _COLUMNS: dict[str, tuple[str, Any]] = {
     "shape": ("shape", lambda value: " x ".join(str(size) for size in value)),
     "done": ("done", lambda value: "yes" if value else "left alone"),
     "sparsity": ("zeros", lambda value: f"{value:.2%}"),
+    "clusters": ("values", str),
+    "bits": ("bits a weight", lambda value: f"{value:.2f}"),
     "reason": ("why", str),
     "accuracy": ("accuracy", lambda value: f"{value:.4f}"),
     "difference": ("difference", lambda value: f"{100 * value:+.2f} points"),

@@ -52,7 +52,6 @@ class Compression(keras.layers.Layer):
             value = self.weight_quantizer(value, **more)
         return value
 
-
     # `kerasbig.export` knows these two by name alone, since it stands beside this package and not on it.
 
     def finished_kernel(self, layer: keras.layers.Layer) -> tuple[keras.Variable, np.ndarray]:

@@ -77,7 +77,7 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the data at the right place."""
         self._epoch = epoch
-        order = getattr(self.model, "epoch_order", None)
+        order = getattr(_trained(self.model), "epoch_order", None)
         if order is not None:
             order.epoch = epoch
         if self._restored is None:
@@ -106,7 +106,7 @@ class Resume(keras.callbacks.Callback):
         self.model._initial_epoch = None
 
     def _variables(self) -> list[keras.Variable]:
-        return [*self.model.variables, *self.model.optimizer.variables]
+        return [*_trained(self.model).variables, *self.model.optimizer.variables]
 
     def _metric_variables(self) -> list[keras.Variable]:
         return [variable for metric in self.model.metrics for variable in metric.variables]
@@ -164,6 +164,11 @@ class Resume(keras.callbacks.Callback):
         """Adds what the metrics had counted before the kill: Keras builds their variables in the first step only."""
         for variable, value in zip(self._metric_variables(), self._metric_values, strict=True):
             variable.assign_add(value)
+
+
+def _trained(model: keras.Model) -> keras.Model:
+    """Returns the part of a model that changes: a distiller's teacher does not."""
+    return model.student if isinstance(model, keras.distillation.Distiller) else model
 
 
 def _values(variable: keras.Variable) -> np.ndarray:

@@ -17,6 +17,7 @@ from kerasbig.export.twin import litert_twin
 MODEL_FILE = "model.tflite"
 TOKENIZER_FILE = "tokenizer.json"
 _STEPS_AN_OCTAVE = 8
+_MOST_CLUSTERS = 256
 _LOG_2 = float(np.log(2.0))
 INPUTS = ("token_ids", "padding_mask", "segment_ids")
 
@@ -68,6 +69,8 @@ def _scale_rows(layer: ReversibleEmbedding, *, rounded: bool) -> None:
     """
     table = layer.embeddings.numpy()  # (V, D)
     largest = np.maximum(np.abs(table).max(axis=1), 1e-12)
+    if len(np.unique(table)) <= _MOST_CLUSTERS:  # one size keeps the few values of a clustered table few
+        largest[:] = largest.max()
     exponents = np.ceil(np.log2(largest) * _STEPS_AN_OCTAVE).astype("int32")
     layer.embeddings.assign(table / np.exp2(exponents[:, None] / _STEPS_AN_OCTAVE))
     layer.row_exponents, layer.rounded = tf.constant(exponents), rounded
