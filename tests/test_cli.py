@@ -107,16 +107,6 @@ def test_the_same_seed_gives_the_same_run_and_config_repeats_it(run, reviews_csv
     assert (again / "metrics.json").read_text() == (run / "metrics.json").read_text()
 
 
-def test_compress_reaches_the_sparsity_and_leaves_embeddings_alone(run, tmp_path, capsys):
-    result = output(capsys, "compress", str(run), "--prune", "0.5", "--out", str(tmp_path / "pruned"), "--json")
-    assert set(result["metrics"]) == {"validation", "test"}
-    layers = json.loads((tmp_path / "pruned" / "config.json").read_text())["layers"]
-    done = [row for row in layers if row["done"]]
-    assert done
-    assert all(row["sparsity"] == pytest.approx(0.5, abs=0.01) for row in done)
-    assert any("embedding" in row["path"] and row["reason"] for row in layers if not row["done"])
-
-
 def test_regression(tmp_path, capsys):
     lines, targets = review_lines(80)
     rows = [(line, f"{target * 2 - 1 + 0.1 * (i % 5)}") for i, (line, target) in enumerate(zip(lines, targets, strict=True))]
@@ -152,8 +142,6 @@ USAGE = [
     (("train", "text-classifier", "--dta", "a.csv", "--out", "x"), "--data"),
     (("train", "text-classifier", "--data", "a.csv"), "--out"),
     (("train", "text-classifier", "--out", "x"), "Expected --data with a file, a folder or a sample's name"),
-    (("compress", "a", "--out", "b", "--prune", "1.5"), "Received: '1.5'"),
-    (("compress", "a", "--out", "b", "--prune", "2:x"), "Received: '2:x'"),
     (("report", "--out", "x"), "RUN|BUNDLE"),
 ]
 

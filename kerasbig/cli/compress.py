@@ -8,6 +8,9 @@ import click
 
 from kerasbig.cli.quiet import load_tensorflow
 
+# As in `kerasbig.text.SIZES`, which takes seconds to import; a test holds them equal.
+SIZES = ("tiny", "mini", "small", "medium", "base")
+
 
 @click.command()
 @click.argument("run")
@@ -75,12 +78,10 @@ def parse_prune(value: str) -> dict[str, Any]:
 
 def _check(distill_to: str | None, pruning: dict[str, Any] | None, cluster: int | None, qat: bool, embeddings: bool) -> None:
     """Raises a usage error for what cannot be meant."""
-    # As in `kerasbig.text.SIZES`, which takes seconds to import; a test holds them equal.
-    sizes = ("tiny", "mini", "small", "medium", "base")
     if not (distill_to or pruning or cluster is not None or qat):
         raise click.UsageError("Expected something to do: --distill-to, --prune, --cluster or --qat. Received none of them.")
-    if distill_to is not None and distill_to not in sizes and not (distill_to.isdigit() and int(distill_to) > 0):
-        raise click.UsageError(f"Expected --distill-to to be a number of layers or one of {', '.join(sizes)}. Received: {distill_to!r}")
+    if distill_to is not None and distill_to not in SIZES and not (distill_to.isdigit() and int(distill_to) > 0):
+        raise click.UsageError(f"Expected --distill-to to be a number of layers or one of {', '.join(SIZES)}. Received: {distill_to!r}")
     if cluster is not None and not 2 <= cluster <= 256:
         raise click.UsageError(f"Expected --cluster from 2 to 256. Received: {cluster}")
     if embeddings and cluster is None:

@@ -198,7 +198,7 @@ def _check(teacher: keras.Model, student: keras.Model, temperature: float, stude
 
 def _tokenizing(model: keras.Model) -> Any:
     """Returns all that decides the token ids of a text; None for other models."""
-    preprocessor = getattr(model, "preprocessor", None)
+    preprocessor: Any = getattr(model, "preprocessor", None)
     tokenizer = getattr(preprocessor, "tokenizer", None)
     if tokenizer is None:
         return None

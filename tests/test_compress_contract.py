@@ -1,0 +1,101 @@
+"""Every builder can be pruned, clustered, trained for int8, stripped and exported."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from builders import BUILDERS, Built, logits, public_builders
+
+import kerasbig as kb
+
+
+@pytest.fixture(params=list(BUILDERS))
+def built(request: pytest.FixtureRequest) -> Built:
+    return BUILDERS[request.param]()
+
+
+def fit(built: Built, epochs: int = 1, callbacks: list | None = None) -> None:
+    built.model.compile(kb.distribute.AdamW(1e-3, weight_decay=0.01), built.loss)
+    built.model.fit(built.batches, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks or [])
+
+
+def kernels(model: keras.Model) -> list[np.ndarray]:
+    return [kernel.variable.numpy() for kernel in kb.compress.kernels.select_kernels(model)[0]]
+
+
+def matrices(model: keras.Model) -> list[np.ndarray]:
+    return [kernel.variable.numpy().reshape(kernel.matrix_shape) for kernel in kb.compress.kernels.select_kernels(model)[0]]
+
+
+def test_every_builder_is_listed():
+    assert {name.split(" ")[0] for name in BUILDERS} == public_builders()
+
+
+def test_pruned_two_of_four(built):
+    fit(built, callbacks=[kb.compress.Pruning(m_by_n=(2, 4))])
+    for matrix in matrices(built.model):
+        groups = matrix.T.reshape(matrix.shape[1], -1, 4)
+        assert ((groups == 0).sum(axis=-1) >= 2).all()
+
+
+def test_pruned_three_quarters_and_the_zeros_are_reported_lost_after_a_fit_without_it(built):
+    fit(built, 2, [kb.compress.Pruning(sparsity=0.75)])
+    shares = [np.mean(kernel == 0) for kernel in kernels(built.model)]
+    assert np.allclose(shares, 0.75, atol=0.01)
+    fit(built)
+    rows = kb.compress.inspect(built.model).rows
+    assert all(row["sparsity"] < 0.5 for row in rows if row["kind"] in ("Dense", "EinsumDense"))
+
+
+def test_clustered_stripped_and_exported(built, tmp_path):
+    kb.compress.cluster_weights(built.model, 16)
+    fit(built)
+    before = logits(built)
+    kb.compress.strip(built.model)
+    np.testing.assert_allclose(logits(built), before, atol=1e-5)
+    assert all(len(np.unique(kernel)) <= 16 for kernel in kernels(built.model))
+    folder = kb.export.bundle(built.model, tmp_path / "bundle", quantize=None)
+    assert kb.export.read_manifest(folder)["formats"]["litert"]["parity"]["max_abs_logit_difference"] < 1e-3
+
+
+def test_trained_for_int8_stripped_and_exported(built, tmp_path):
+    kb.compress.quantize_model(built.model, calibration=[built.inputs])
+    fit(built)
+    folder = kb.export.litert(built.model, tmp_path / "bundle", quantize="int8")
+    parity = kb.export.read_manifest(folder)["formats"]["litert"]["parity"]
+    assert parity["max_abs_logit_difference"] <= 0.05
+    ranges = kb.compress.ranges(built.model)
+    before = logits(built)
+    kb.compress.strip(built.model)
+    assert all(len(np.unique(matrix[:, 0])) <= 255 for matrix in matrices(built.model))
+    kb.compress.quantize_model(built.model, ranges=ranges, preserve=False)
+    np.testing.assert_allclose(logits(built), before, atol=1e-4)
+
+
+def test_all_of_it_keeps_what_came_before(built):
+    fit(built, 2, [kb.compress.Pruning(sparsity=0.75)])
+    zeros = [kernel == 0 for kernel in kernels(built.model)]
+    kb.compress.cluster_weights(built.model, 16)
+    fit(built)
+    kb.compress.strip(built.model)
+    assert all((kernel[mask] == 0).all() for kernel, mask in zip(kernels(built.model), zeros, strict=True))
+    kb.compress.quantize_model(built.model, calibration=[built.inputs])
+    fit(built)
+    kb.compress.strip(built.model)
+    for kernel, mask in zip(kernels(built.model), zeros, strict=True):
+        assert (kernel[mask] == 0).all()
+        assert len(np.unique(kernel)) <= 16
+
+
+def test_distilled_into_a_smaller_student(built):
+    student = kb.compress.smaller_student(built.model, num_layers=1)
+    distiller = kb.compress.distill(built.model, student)
+    distiller.compile(kb.distribute.AdamW(3e-3, weight_decay=0.0), built.loss)
+    teacher = [weight.numpy() for weight in built.model.weights]
+    first = np.abs(np.asarray(student(built.inputs)) - logits(built)).mean()
+    distiller.fit(built.batches, epochs=8, shuffle=False, verbose=0)
+    last = np.abs(np.asarray(student(built.inputs)) - logits(built)).mean()
+    assert student.count_params() < built.model.count_params()
+    assert all(np.array_equal(old, new.numpy()) for old, new in zip(teacher, built.model.weights, strict=True))
+    assert last < max(0.6 * first, 0.35)
