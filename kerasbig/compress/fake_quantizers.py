@@ -23,46 +23,73 @@ _LOG_2 = float(np.log(2.0))
 class ActivationQuantizer(keras.layers.Layer):
     """Rounds a tensor to 8 bits over a range that follows its batches: TF-MOT's `MovingAverageQuantizer`.
 
+    A few channels of a transformer's outputs are a hundred times as large as the others, which one range would round to
+    nothing. So each channel may have a size that it is divided by before the rounding and multiplied by after it; the
+    exporter folds the division into the kernel. Without a calibration all sizes are 1, as in TF-MOT.
+
     Args:
         name: "input" or "output".
+        channels: Shape of the channels that have sizes of their own, (O,) or (heads, width); None for none.
         decay: Of the moving average of the batches' extremes.
     """
 
-    def __init__(self, name: str, decay: float = DECAY):
+    def __init__(self, name: str, channels: tuple[int, ...] | None = None, decay: float = DECAY):
         super().__init__(name=f"{name}_quantizer", dtype="float32", autocast=False)
         self._decay = decay
         MovingAverageQuantizer(8, per_axis=False, symmetric=False, narrow_range=False).build(None, name, RangeVariables(self))
+        self._sizes = None
+        if channels is not None:
+            self._sizes = self.add_weight(name="sizes", shape=channels, initializer="ones", trainable=False, autocast=False)
         self._seen: tuple[Any, ...] | None = None
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Rounds, and moves the range in training."""
         if self._seen is not None:
-            self._seen += ((float(tf.reduce_min(inputs)), float(tf.reduce_max(inputs))),)
+            axes = list(range(len(inputs.shape) - (0 if self._sizes is None else len(self._sizes.shape))))
+            self._seen += ((tf.reduce_min(inputs, axes).numpy(), tf.reduce_max(inputs, axes).numpy()),)
             return inputs
-        return moving_average_quantize(inputs, **_range_variables(self), ema_decay=self._decay, is_training=bool(training))
+        sizes = 1.0 if self._sizes is None else tf.convert_to_tensor(self._sizes._value)
+        return moving_average_quantize(inputs / sizes, **_range_variables(self), ema_decay=self._decay, is_training=bool(training)) * sizes
 
     def observe(self) -> None:
         """From now on tensors pass as they are, and their extremes are noted."""
         self._seen = ()
 
     def settle(self) -> None:
-        """Takes the means of the extremes that were noted as the range; it always holds zero, as int8 needs."""
-        low, high = np.mean(self._seen, axis=0) if self._seen else self.range()
-        self.set_range(min(float(low), 0.0), max(float(high), 0.0))
+        """Takes the means of the extremes that were noted; the range always holds zero, as int8 needs."""
+        if not self._seen:
+            return
+        low, high = (np.mean(values, axis=0) for values in zip(*self._seen, strict=True))
+        if self._sizes is not None:
+            largest = np.maximum(np.abs(low), np.abs(high))
+            # A channel that is hardly ever used keeps a size that it can outgrow a little.
+            sizes = np.maximum(largest, 1e-2 * largest.max() + 1e-6)
+            self._sizes.assign(sizes)
+            low, high = low / sizes, high / sizes
+        self.set_range(min(float(np.min(low)), 0.0), max(float(np.max(high)), 0.0))
 
     def stop(self) -> None:
         """Ends the observation."""
         self._seen = None
 
     def range(self) -> list[float]:
-        """Returns [minimum, maximum]."""
-        return [float(keras.ops.convert_to_numpy(weight)) for weight in self.weights]
+        """Returns [minimum, maximum], of channels divided by their sizes."""
+        return [float(keras.ops.convert_to_numpy(weight)) for weight in self.weights[:2]]
 
     def set_range(self, low: float, high: float) -> None:
         """Sets the range."""
-        for weight, value in zip(self.weights, (low, high), strict=True):
+        for weight, value in zip(self.weights[:2], (low, high), strict=True):
             weight.assign(value)
+
+    def sizes(self) -> list[float] | None:
+        """Returns the sizes of all channels; None without."""
+        return None if self._sizes is None else [float(value) for value in self._sizes.numpy().ravel()]
+
+    def set_sizes(self, sizes: list[float]) -> None:
+        """Sets the sizes of all channels."""
+        if self._sizes is not None:
+            self._sizes.assign(np.reshape(np.asarray(sizes, "float32"), self._sizes.shape))
 
 
 class WeightQuantizer(keras.layers.Layer):
@@ -129,5 +156,5 @@ class RowQuantizer(keras.layers.Layer):
 
 def _range_variables(layer: keras.layers.Layer) -> dict[str, Any]:
     """Returns the range as TF-MOT's quantizers take it: minimum first, as they made it."""
-    minimum, maximum = layer.weights
+    minimum, maximum = layer.weights[:2]
     return {"min_var": minimum._value, "max_var": maximum._value}

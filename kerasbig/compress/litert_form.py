@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kerasbig.compress.kernels import matrix_shape
@@ -29,6 +30,7 @@ def put_on(layer: keras.layers.Layer, compression: Any) -> None:
         "output": compression.output_quantizer.range(),
         "weight": [weight.numpy() for weight in quantizer.weights],
     }
+    layer.output_sizes = compression.output_quantizer.sizes()
     convolution = not isinstance(layer, keras.layers.Dense | keras.layers.EinsumDense)
     mixin = _Int8Convolution if convolution else _Int8Product
     layer.__class__ = type(f"Int8{type(layer).__name__}", (mixin, type(layer)), {})
@@ -38,6 +40,7 @@ class _Int8Layer:
     """What both forms share."""
 
     ranges: dict[str, Any]
+    output_sizes: list[float] | None
 
     def rounded(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         """Rounds an input or an output."""
@@ -45,11 +48,20 @@ class _Int8Layer:
         return tf.quantization.fake_quant_with_min_max_args(tensor, min=low, max=high)
 
     def rounded_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Rounds a kernel whose last axis is its outputs, where ranges are given for each."""
+        """Rounds a kernel whose last axis is its outputs, where ranges are given for each; outputs leave it divided by their sizes."""
         low, high = self.ranges["weight"]
-        if low.shape:
-            return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, low, high, narrow_range=True)
-        return tf.quantization.fake_quant_with_min_max_vars(kernel, low, high, narrow_range=True)
+        if not low.shape:
+            return tf.quantization.fake_quant_with_min_max_vars(kernel, low, high, narrow_range=True)
+        sizes = np.asarray(self.output_sizes, "float32")
+        return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel / sizes, low / sizes, high / sizes, narrow_range=True)
+
+    def finished(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Adds the bias, rounds, and gives channels (last axis) their sizes back."""
+        bias, sizes = self.bias, 1.0 if self.output_sizes is None else np.asarray(self.output_sizes, "float32")  # type: ignore[attr-defined]
+        if bias is not None:
+            outputs = tf.nn.bias_add(outputs, tf.reshape(tf.convert_to_tensor(bias), [-1]) / sizes)
+        outputs = self.rounded(outputs, "output")
+        return outputs if self.output_sizes is None else outputs * sizes
 
 
 class _Int8Product(_Int8Layer):
@@ -61,15 +73,12 @@ class _Int8Product(_Int8Layer):
         if isinstance(self, keras.layers.EinsumDense):
             axes_in = sum(axis not in self.equation.split("->")[1] for axis in self.equation.split("->")[0].split(",")[1].strip())
         inputs = self.rounded(inputs, "input")
-        bias = None if self.bias is None else tf.reshape(tf.convert_to_tensor(self.bias), [-1])  # type: ignore[attr-defined]
         if self.ranges["weight"][0].shape:
             pixels = tf.reshape(inputs, (1, 1, -1, size_in))
             outputs = tf.nn.conv2d(pixels, self.rounded_kernel(tf.reshape(kernel, (1, 1, size_in, size_out))), 1, "VALID")
         else:
             outputs = tf.matmul(tf.reshape(inputs, (-1, size_in)), self.rounded_kernel(tf.reshape(kernel, (size_in, size_out))))
-        if bias is not None:
-            outputs = tf.nn.bias_add(outputs, bias)
-        outputs = self.rounded(outputs, "output")
+        outputs = self.finished(outputs)
         outputs = tf.reshape(outputs, _leading(inputs, axes_in) + list(kernel.shape)[axes_in:])
         activation = self.activation  # type: ignore[attr-defined]
         return outputs if activation is None else activation(outputs)
@@ -79,10 +88,7 @@ class _Int8Convolution(_Int8Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Computes the convolution as int8 would."""
         kernel = self.rounded_kernel(tf.convert_to_tensor(self._kernel))  # type: ignore[attr-defined]
-        outputs = self.convolution_op(self.rounded(inputs, "input"), kernel)  # type: ignore[attr-defined]
-        if self.bias is not None:  # type: ignore[attr-defined]
-            outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(self.bias))  # type: ignore[attr-defined]
-        outputs = self.rounded(outputs, "output")
+        outputs = self.finished(self.convolution_op(self.rounded(inputs, "input"), kernel))  # type: ignore[attr-defined]
         activation = self.activation  # type: ignore[attr-defined]
         return outputs if activation is None else activation(outputs)
 

@@ -88,6 +88,7 @@ def calibrate(model: keras.Model, batches: Iterable[Any]) -> None:
     """Sets the ranges of a quantized model's inputs and outputs to what they are on data.
 
     A range runs from the mean of the batches' minima to the mean of their maxima: where TF-MOT's moving average ends.
+    Where kernels have a range for each output, outputs are measured channel by channel; see `ActivationQuantizer`.
 
     Args:
         model: A model from `quantize_model`.
@@ -130,14 +131,15 @@ def ranges(model: keras.Model) -> list[dict[str, Any]]:
 
     Returns:
         A dict for each quantized layer, in the model's order: `layer` (its name), `per_channel`, and `input` and
-        `output` as [minimum, maximum], which an embedding lacks. Plain values, ready for JSON.
+        `output` as [minimum, maximum], which an embedding lacks, and `output_sizes`, which the outputs' channels are
+        divided by before. Plain values, ready for JSON.
 
     Example:
         >>> import keras
         >>> import kerasbig as kb
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="logits")])
         >>> kb.compress.ranges(kb.compress.quantize_model(model))[0]
-        {'layer': 'logits', 'per_channel': True, 'input': [-6.0, 6.0], 'output': [-6.0, 6.0]}
+        {'layer': 'logits', 'per_channel': True, 'input': [-6.0, 6.0], 'output': [-6.0, 6.0], 'output_sizes': [1.0, 1.0, 1.0, 1.0]}
     """
     found = []
     for layer in _quantized_layers(model):
@@ -145,6 +147,7 @@ def ranges(model: keras.Model) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"layer": layer.name, "per_channel": compression.weight_quantizer.per_channel}
         if compression.input_quantizer is not None:
             row |= {"input": compression.input_quantizer.range(), "output": compression.output_quantizer.range()}
+            row |= {"output_sizes": compression.output_quantizer.sizes()}
         found.append(row)
     return found
 
@@ -156,9 +159,20 @@ def _quantize(kernel: Kernel, per_channel: bool) -> None:
     else:
         channels = kernel.matrix_shape[1] if per_channel and compression.clusters is None else None
         compression.weight_quantizer = WeightQuantizer(channels)
-        compression.input_quantizer, compression.output_quantizer = ActivationQuantizer("input"), ActivationQuantizer("output")
+        compression.input_quantizer = ActivationQuantizer("input")
+        # Folded into a kernel with one range for all, sizes would spoil its grid.
+        compression.output_quantizer = ActivationQuantizer("output", None if channels is None else _output_shape(kernel.layer))
         quantize_output(kernel.layer)
     compression.weight_quantizer.start(kernel.variable._value)
+
+
+def _output_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
+    """Returns the shape of a layer's outputs behind the axes that its kernel does not see."""
+    shape = tuple(layer._kernel.shape)
+    if not isinstance(layer, keras.layers.EinsumDense):
+        return shape[-1:]
+    inputs, output = layer.equation.replace(" ", "").split("->")
+    return tuple(size for axis, size in zip(inputs.split(",")[1], shape, strict=True) if axis in output)
 
 
 def _keep(kernel: Kernel) -> None:
@@ -195,6 +209,8 @@ def _assign_ranges(model: keras.Model, given: Ranges) -> None:
         if "input" in row:
             layer.compression.input_quantizer.set_range(*row["input"])
             layer.compression.output_quantizer.set_range(*row["output"])
+            if row["output_sizes"] is not None:
+                layer.compression.output_quantizer.set_sizes(row["output_sizes"])
 
 
 def _check_arguments(calibration: Any, given: Any) -> None:
