@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -96,7 +97,8 @@ def measure(run: Path, bundle: Path, words: list[str] | None) -> dict[str, float
     def count(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset) or not item.shape:
             return
-        raw, stored = 4 * item.size, item.id.get_storage_size()
+        # Indices of a clustered tensor are packed; they say what shape they stand for.
+        raw, stored = 4 * math.prod(int(size) for size in item.attrs.get("shape", item.shape)), item.id.get_storage_size()
         taken = raw > 100_000 and ("embed" not in name or "--embeddings" in (words or []))
         sizes["raw"], sizes["stored"] = sizes["raw"] + raw, sizes["stored"] + stored
         if taken:

@@ -8,6 +8,7 @@ import pytest
 from builders import BUILDERS, Built, logits, public_builders
 
 import kerasbig as kb
+from kerasbig.compress.kernels import select_kernels
 
 
 @pytest.fixture(params=list(BUILDERS))
@@ -21,11 +22,11 @@ def fit(built: Built, epochs: int = 1, callbacks: list | None = None) -> None:
 
 
 def kernels(model: keras.Model) -> list[np.ndarray]:
-    return [kernel.variable.numpy() for kernel in kb.compress.kernels.select_kernels(model)[0]]
+    return [kernel.variable.numpy() for kernel in select_kernels(model)[0]]
 
 
 def matrices(model: keras.Model) -> list[np.ndarray]:
-    return [kernel.variable.numpy().reshape(kernel.matrix_shape) for kernel in kb.compress.kernels.select_kernels(model)[0]]
+    return [kernel.variable.numpy().reshape(kernel.matrix_shape) for kernel in select_kernels(model)[0]]
 
 
 def test_every_builder_is_listed():
@@ -89,13 +90,14 @@ def test_all_of_it_keeps_what_came_before(built):
 
 
 def test_distilled_into_a_smaller_student(built):
+    fit(built, 10)
     student = kb.compress.smaller_student(built.model, num_layers=1)
-    distiller = kb.compress.distill(built.model, student)
-    distiller.compile(kb.distribute.AdamW(3e-3, weight_decay=0.0), built.loss)
+    distiller = kb.compress.distill(built.model, student, student_loss_weight=0.0)
+    distiller.compile(kb.distribute.AdamW(1e-3, weight_decay=0.0), built.loss)
     teacher = [weight.numpy() for weight in built.model.weights]
     first = np.abs(np.asarray(student(built.inputs)) - logits(built)).mean()
-    distiller.fit(built.batches, epochs=8, shuffle=False, verbose=0)
+    distiller.fit(built.batches, epochs=15, shuffle=False, verbose=0)
     last = np.abs(np.asarray(student(built.inputs)) - logits(built)).mean()
     assert student.count_params() < built.model.count_params()
     assert all(np.array_equal(old, new.numpy()) for old, new in zip(teacher, built.model.weights, strict=True))
-    assert last < max(0.6 * first, 0.35)
+    assert last < 0.6 * first

@@ -23,7 +23,11 @@ SIZES = ("tiny", "mini", "small", "medium", "base")
 @click.option("--teacher/--no-teacher", default=True, show_default=True, help="Learn from the Run's answers, beside the labels.")
 @click.option("--data", metavar="SRC", help="What to fine-tune on; by default the Run's own data.")
 @click.option("--epochs", type=int, help="Of each step; by default 3 to distil, 2 to prune, 1 to cluster and for int8.")
-@click.option("--learning-rate", type=float, help="Peak; by default the Run's to distil, half of it to prune, a quarter otherwise.")
+@click.option(
+    "--learning-rate",
+    type=float,
+    help="Peak; by default the Run's to distil, half of it to prune, a quarter to cluster, an eighth for int8.",
+)
 @click.option("--precision", help="By default the Run's.")
 @click.option("--seed", type=int, help="By default the Run's.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing Run.")

@@ -52,7 +52,7 @@ class Recipe:
 
 
 # Epochs and the share of the Run's own peak rate, for each step; measured on the movie reviews.
-_DEFAULTS = {"distill": (3, 1.0), "prune": (2, 0.5), "cluster": (1, 0.25), "qat": (1, 0.25)}
+_DEFAULTS = {"distill": (3, 1.0), "prune": (2, 0.5), "cluster": (1, 0.25), "qat": (1, 0.125)}
 
 
 def compress_run(run: Run, recipe: Recipe, changes: Mapping[str, Any], out: str, *, overwrite: bool) -> Run:

@@ -28,7 +28,29 @@ def check_saved_model(path: str, texts: list[str]) -> dict:
     return {name: value if isinstance(value, list) else value.tolist() for name, value in result.items()}
 
 
-def check_hdf5(path: str, texts: list[str]) -> dict:
+def expand_weights(source: str, target: str) -> None:
+    """Writes the file that Keras reads: clustered kernels lie as indices into a codebook, two in a byte if 16 values do."""
+    import h5py
+    import numpy as np
+
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+
+        def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+            if not isinstance(item, h5py.Dataset):
+                new.require_group(name).attrs.update(item.attrs)
+            elif not name.endswith(".indices"):
+                old.copy(item, new, name)
+            else:
+                codebook, shape, indices = item.attrs["codebook"], item.attrs["shape"], item[()]
+                if len(codebook) <= 16:
+                    indices = np.stack([indices >> 4, indices & 15], axis=1).ravel()[: np.prod(shape)]
+                new[name.removesuffix(".indices")] = codebook[indices].reshape(shape)
+
+        new.attrs.update(old.attrs)
+        old.visititems(visit)
+
+
+def check_hdf5(path: str, texts: list[str], scratch: str) -> dict:
     """Needs keras and keras_hub."""
     import keras
     import keras_hub  # noqa: F401
@@ -36,7 +58,9 @@ def check_hdf5(path: str, texts: list[str]) -> dict:
 
     with open(f"{path}/model.json", encoding="utf-8") as file:
         model = keras.models.model_from_json(file.read())
-    model.load_weights(f"{path}/model.weights.h5")
+    plain = f"{scratch}.weights.h5"
+    expand_weights(f"{path}/model.weights.h5", plain)
+    model.load_weights(plain)
     # In a pipeline, as in `fit` and `predict`, KerasHub tokenizes with TensorFlow Text; called directly, with Python.
     features = next(iter(tf.data.Dataset.from_tensors(texts).map(model.preprocessor)))
     longest = int(tf.reduce_max(tf.where(features["padding_mask"])[:, 1])) + 1
@@ -71,7 +95,9 @@ if __name__ == "__main__":
     kind, job_file, result_file = sys.argv[1:]
     with open(job_file, encoding="utf-8") as stream:
         job = json.load(stream)
-    checks = {"saved_model": check_saved_model, "hdf5": check_hdf5, "litert": check_litert}
-    answers = checks[kind](job["path"], job["texts"])
+    if kind == "hdf5":
+        answers = check_hdf5(job["path"], job["texts"], scratch=result_file)
+    else:
+        answers = {"saved_model": check_saved_model, "litert": check_litert}[kind](job["path"], job["texts"])
     with open(result_file, "w", encoding="utf-8") as stream:
         json.dump(answers, stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import h5py
 import keras
 import keras_hub
+import numpy as np
 
 from kerasbig.export.manifests import read_json
+from kerasbig.export.to_hdf5 import expand_weights, is_clustered
 
 _MOST_PARAMETERS = 2 * 10**9
 # All that the configuration of a BERT classifier is made of. A Lambda, or any other layer, is not among them.
@@ -44,7 +47,13 @@ def read_model(config_file: Path, weights_file: Path) -> keras_hub.models.BertTe
         ) from error
     check_weights(weights_file, model.count_params())
     try:
-        model.load_weights(weights_file)
+        if is_clustered(weights_file):
+            with tempfile.TemporaryDirectory() as folder:
+                plain = Path(folder) / weights_file.name
+                expand_weights(weights_file, plain)
+                model.load_weights(plain)
+        else:
+            model.load_weights(weights_file)
     except Exception as error:
         raise ValueError(
             f"Expected {str(weights_file)!r} to hold the weights of {config_file.name}. Keras says: {_first_line(error)}"
@@ -92,7 +101,8 @@ def _size(name: str, dataset: h5py.Dataset, file: Path) -> int:
         raise ValueError(f"Expected {str(file)!r} to hold its own values. Received: values in another file at {name!r}.")
     if dataset.dtype.kind not in "fiu":
         raise ValueError(f"Expected {str(file)!r} to hold numbers. Received: {dataset.dtype} at {name!r}.")
-    return int(dataset.size)
+    # Two indices may share a byte; `expand_weights` holds them against their shape.
+    return int(np.prod(dataset.attrs["shape"], dtype="float64")) if "shape" in dataset.attrs else int(dataset.size)
 
 
 def _check_config(config: Any, where: str) -> None:
