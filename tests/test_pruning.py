@@ -394,8 +394,9 @@ def test_tfmot_leaves_no_trace() -> None:
 
 def test_tfmot_is_the_one_that_was_read() -> None:
     spec = importlib.util.find_spec(_tfmot.PACKAGE)
-    folder = Path(spec.submodule_search_locations[0], "python", "core", "sparsity", "keras")
-    found = {name: hashlib.sha256((folder / f"{name}.py").read_bytes()).hexdigest() for name in _tfmot.FILES_SHA256}
+    folder = Path(spec.submodule_search_locations[0], "python", "core")
+    files = {name: folder / f"{name.replace('.', '/')}.py" for name in _tfmot.FILES_SHA256}
+    found = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
     assert found == _tfmot.FILES_SHA256, (
         f"TF-MOT {metadata.version('tensorflow-model-optimization')} differs: read it, then renew the hashes"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -148,15 +148,23 @@ def _copy_weights(teacher: keras.Model, student: keras.Model, layers: int, kept:
     """Copies what has the same place and shape; the student's layer i takes the place of the teacher's i-th kept one."""
     chosen = np.linspace(0, layers - 1, kept).round().astype(int)
     prefix, first = _layer_prefix(teacher, layers)
-    sources = {weight.path.split("/", 1)[-1] if prefix not in weight.path else weight.path: weight for weight in teacher.weights}
+    numbered = re.compile(re.escape(prefix) + r"(\d+)(?=/)")
+
+    def place(path: str, number: Callable[[int], int]) -> str:
+        """Returns a weight's place in any model of this kind: Keras numbers the layers of a process, `encoder_1`."""
+        marked = numbered.sub(lambda found: f"<{number(int(found.group(1)) - first)}>", path, count=1)
+        return re.sub(r"_\d+(?=/)", "", marked)
+
+    sources: dict[str, list[keras.Variable]] = defaultdict(list)
+    for weight in teacher.weights:
+        sources[place(weight.path, lambda index: index)].append(weight)
+    seen: dict[str, int] = defaultdict(int)
     for weight in student.weights:
-        path = weight.path.split("/", 1)[-1] if prefix not in weight.path else weight.path
-        place = re.sub(
-            re.escape(prefix) + r"(\d+)(?=/)", lambda found: f"{prefix}{chosen[int(found.group(1)) - first] + first}", path, count=1
-        )
-        source = sources.get(place)
-        if source is not None and source.shape == weight.shape:
-            weight.assign(source)
+        key = place(weight.path, lambda index: int(chosen[index]))
+        candidates, rank = sources[key], seen[key]
+        seen[key] += 1
+        if rank < len(candidates) and candidates[rank].shape == weight.shape:
+            weight.assign(candidates[rank])
 
 
 def _layer_prefix(model: keras.Model, layers: int) -> tuple[str, int]:
