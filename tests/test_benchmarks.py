@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-PROGRAMS = ("accuracy", "compression", "startup", "training")
+PROGRAMS = ("accuracy", "compression", "startup", "training", "variants")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_compression_wants_four_folders_or_none(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["accuracy", "compression", "training"])
+@pytest.mark.parametrize("program", ["accuracy", "compression", "training", "variants"])
 def test_quick_runs_end_with_json(program):
     done = run(program, "--quick")
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,8 @@ from builders import BUILDERS, Built, logits, public_builders
 import kerasbig as kb
 from kerasbig.compress.kernels import select_kernels
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=list(BUILDERS))
 def built(request: pytest.FixtureRequest) -> Built:

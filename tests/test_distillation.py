@@ -22,7 +22,7 @@ def bert(vocabulary, *, size="mini", seed=0, classes=CLASSES, dtype="float32", s
 
 def dense(units: int, outputs: int = 3, seed: int = 0) -> keras.Model:
     keras.utils.set_random_seed(seed)
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, "relu", name="middle"), keras.layers.Dense(outputs)])
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, "tanh", name="middle"), keras.layers.Dense(outputs)])
 
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")

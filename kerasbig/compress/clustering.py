@@ -37,7 +37,6 @@ class Clusters(keras.layers.Layer):
             name="centroids", shape=values.shape, initializer=lambda shape, dtype=None: tf.constant(values), autocast=False
         )
         self.keeps_zeros = keeps_zeros
-        self._zero = int(np.argmin(np.abs(values)))
         self._clustering = Clustering(self.centroids._value, aggregation)
         self.built = True
 
@@ -47,7 +46,9 @@ class Clusters(keras.layers.Layer):
         if not self.keeps_zeros:
             return tf.reshape(self._clustering(flat), tf.shape(weight))
         kept = tf.stop_gradient(tf.cast(tf.not_equal(flat, 0), flat.dtype))
-        return tf.reshape(self._clustering(flat, pinned=self._zero) * kept, tf.shape(weight))
+        # Without a gradient a zero stays one; weights that are loaded may have it in another place.
+        zero = tf.argmin(tf.abs(tf.convert_to_tensor(self.centroids._value)))
+        return tf.reshape(self._clustering(flat, pinned=zero) * kept, tf.shape(weight))
 
 
 def cluster_weights(
@@ -108,7 +109,9 @@ def cluster_weights(
             values = kernel.variable.numpy()
             keeps = bool(np.mean(values == 0) >= PRUNED) if preserve_sparsity is None else preserve_sparsity
             centroids = initial_centroids(values, counts[kernel.path], initialization, keep_zeros=keeps)
-            rewire(kernel).clusters = Clusters(centroids, aggregation=_AGGREGATIONS[aggregation], keeps_zeros=keeps)
+            clusters = Clusters(centroids, aggregation=_AGGREGATIONS[aggregation], keeps_zeros=keeps)
+            clusters.trainable = kernel.layer.trainable
+            rewire(kernel).clusters = clusters
     forget_traces(model)
     return model
 

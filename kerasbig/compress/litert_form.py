@@ -52,7 +52,7 @@ class _Int8Layer:
         low, high = self.ranges["weight"]
         if not low.shape:
             return tf.quantization.fake_quant_with_min_max_vars(kernel, low, high, narrow_range=True)
-        sizes = np.asarray(self.output_sizes, "float32")
+        sizes = 1.0 if self.output_sizes is None else np.asarray(self.output_sizes, "float32")
         return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel / sizes, low / sizes, high / sizes, narrow_range=True)
 
     def finished(self, outputs: tf.Tensor) -> tf.Tensor:

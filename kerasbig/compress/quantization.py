@@ -38,6 +38,7 @@ def quantize_model(
         model: A built Keras 3 model, KerasHub's included, on TensorFlow.
         layers: Which layers; None for all of those kinds. Otherwise as in `Pruning`.
         per_channel: A range for each output of a kernel; otherwise, and for clustered kernels, one for the whole kernel.
+            Where `ranges` are given, they say which it is.
         calibration: Batches to measure the ranges of inputs and outputs on, such as `kb.data.batches(...)` or a list of
             inputs. A few hundred examples do. Without it ranges begin at -6 to 6, as TF-MOT's do, and training moves them.
         ranges: What `kerasbig.compress.ranges` gave for this model before; instead of a calibration.
@@ -71,16 +72,18 @@ def quantize_model(
                 f"Expected layers that are not quantized. Received: {kernel.path!r}, which is. "
                 "Call kerasbig.compress.strip(model) first, or name other layers with layers=."
             )
+    rows = [{"per_channel": per_channel}] * len(taken) if ranges is None else _checked_ranges(taken, ranges)
     with model.distribute_strategy.scope():
-        for kernel in taken:
+        for kernel, row in zip(taken, rows, strict=True):
             if preserve:
-                _keep(kernel)
-            _quantize(kernel, per_channel)
+                # The few values of a kernel that has ranges for its outputs are no clusters, but steps of 8 bits.
+                _keep(kernel, clusters=ranges is None or not row["per_channel"])
+            _quantize(kernel, row["per_channel"])
     forget_traces(model)
     if calibration is not None:
         calibrate(model, calibration)
     elif ranges is not None:
-        _assign_ranges(model, ranges)
+        _assign_ranges(taken, ranges)
     return model
 
 
@@ -163,28 +166,34 @@ def _quantize(kernel: Kernel, per_channel: bool) -> None:
         # Folded into a kernel with one range for all, sizes would spoil its grid.
         compression.output_quantizer = ActivationQuantizer("output", None if channels is None else _output_shape(kernel.layer))
         quantize_output(kernel.layer)
-    compression.weight_quantizer.start(kernel.variable._value)
+    clusters = compression.clusters
+    compression.weight_quantizer.start((kernel.variable if clusters is None else clusters.centroids)._value)
 
 
-def _output_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
-    """Returns the shape of a layer's outputs behind the axes that its kernel does not see."""
+def _output_shape(layer: keras.layers.Layer) -> tuple[int, ...] | None:
+    """Returns the shape of a layer's outputs behind the axes that its kernel does not see; None if they do not come last."""
     shape = tuple(layer._kernel.shape)
     if not isinstance(layer, keras.layers.EinsumDense):
-        return shape[-1:]
+        return None if getattr(layer, "data_format", None) == "channels_first" else shape[-1:]
     inputs, output = layer.equation.replace(" ", "").split("->")
-    return tuple(size for axis, size in zip(inputs.split(",")[1], shape, strict=True) if axis in output)
+    axes = inputs.split(",")[1]
+    last = "".join(axis for axis in axes if axis in output)
+    return shape[len(axes) - len(last) :] if output.endswith(last) else None
 
 
-def _keep(kernel: Kernel) -> None:
-    """Keeps what an earlier step left in a kernel: its zeros, its clusters."""
+def _keep(kernel: Kernel, *, clusters: bool) -> None:
+    """Keeps what an earlier step left in a kernel: its zeros and, if asked to, its clusters."""
     compression = rewire(kernel)
     if compression.clusters is not None:
         return
     values = kernel.variable.numpy()
+    if not values.any():
+        return  # such a kernel was not pruned, but begins at zero
     zeros = bool(np.mean(values == 0) >= PRUNED)
-    centroids = shared_values(values)
+    centroids = shared_values(values) if clusters else None
     if centroids is not None:
         compression.clusters = Clusters(centroids, keeps_zeros=zeros)
+        compression.clusters.trainable = kernel.layer.trainable
     compression.keep_zeros = zeros
 
 
@@ -197,20 +206,35 @@ def _activation_quantizers(model: keras.Model) -> list[ActivationQuantizer]:
     return [quantizer for pair in pairs for quantizer in pair if quantizer is not None]
 
 
-def _assign_ranges(model: keras.Model, given: Ranges) -> None:
-    layers = _quantized_layers(model)
-    names = [layer.name for layer in layers]
-    if [row["layer"] for row in given] != names:
+def _checked_ranges(taken: Sequence[Kernel], given: Ranges) -> list[Mapping[str, Any]]:
+    """Returns ranges that fit the kernels, or raises."""
+    advice = "Take them with kerasbig.compress.ranges from a model of the same structure and the same layers=."
+    rows = list(given)
+    received, names = [str(row.get("layer")) for row in rows], [kernel.layer.name for kernel in taken]
+    if received != names:
         raise ValueError(
-            f"Expected ranges of this model's layers, {', '.join(names)}. Received: those of {', '.join(row['layer'] for row in given)}. "
-            "Take them with kerasbig.compress.ranges from a model of the same structure and the same layers=."
+            f"Expected ranges of this model's layers, {', '.join(names)}. Received: those of {', '.join(received) or 'none'}. {advice}"
         )
-    for layer, row in zip(layers, given, strict=True):
-        if "input" in row:
-            layer.compression.input_quantizer.set_range(*row["input"])
-            layer.compression.output_quantizer.set_range(*row["output"])
-            if row["output_sizes"] is not None:
-                layer.compression.output_quantizer.set_sizes(row["output_sizes"])
+    for kernel, row in zip(taken, rows, strict=True):
+        sizes, outputs = row.get("output_sizes"), kernel.matrix_shape[1]
+        needed = {"per_channel"} if isinstance(kernel.layer, keras.layers.Embedding) else {"per_channel", "input", "output"}
+        compression = compression_of(kernel.layer)
+        clustered = compression is not None and compression.clusters is not None
+        if not needed <= row.keys() or (sizes is not None and (clustered or len(sizes) != outputs)):
+            raise ValueError(
+                f"Expected ranges for the {outputs} outputs of {kernel.path!r}, {'one' if clustered else 'or one'} for all. Received: {dict(row)}. {advice}"
+            )
+    return rows
+
+
+def _assign_ranges(taken: Sequence[Kernel], rows: Ranges) -> None:
+    for kernel, row in zip(taken, rows, strict=True):
+        compression = compression_of(kernel.layer)
+        if compression is not None and compression.input_quantizer is not None:
+            compression.input_quantizer.set_range(*row["input"])
+            compression.output_quantizer.set_range(*row["output"])
+            if row.get("output_sizes") is not None:
+                compression.output_quantizer.set_sizes(row["output_sizes"])
 
 
 def _check_arguments(calibration: Any, given: Any) -> None:

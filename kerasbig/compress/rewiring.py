@@ -74,7 +74,7 @@ class _RewiredMatmul:
     @property
     def kernel(self) -> tf.Tensor:
         """The kernel after all steps, in the dtype of the computation."""
-        return tf.cast(self.compression(_raw(self._kernel)), self.compute_dtype)  # type: ignore[attr-defined]
+        return tf.cast(self.compression(_raw(self._kernel)), self._kernel.dtype)  # type: ignore[attr-defined]
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Quantizes the input, if asked for; the output is quantized by `_QuantizedActivation`."""
@@ -91,7 +91,7 @@ class _RewiredEmbedding:
     @property
     def embeddings(self) -> tf.Tensor:
         """The whole table after all steps, for a tied output layer."""
-        return self.compression(_raw(self._embeddings))  # type: ignore[attr-defined]
+        return tf.cast(self.compression(_raw(self._embeddings)), self._embeddings.dtype)  # type: ignore[attr-defined]
 
     def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
         """Looks token ids up."""
@@ -166,8 +166,11 @@ def unwire(layer: keras.layers.Layer) -> None:
 
 def forget_traces(model: keras.Model) -> None:
     """Makes Keras trace the changed layers anew, and asks for a new `compile`: the optimizer knew other variables."""
-    model.train_function = model.test_function = model.predict_function = None
-    model.compiled = False
+    for part in (model, *(layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, keras.Model))):
+        part.train_function = part.test_function = part.predict_function = None
+        part.compiled = False
+        if hasattr(part, "generate_function"):  # KerasHub's
+            part.generate_function = None
 
 
 def _variable(layer: keras.layers.Layer) -> keras.Variable:

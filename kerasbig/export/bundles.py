@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,15 +16,13 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
+from kerasbig.export.kept import Kept, carry_over, plan
 from kerasbig.export.manifests import (
     CLASSES_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
     SINGLE_FILES,
-    check_files,
-    files_of,
     hashes,
-    read_manifest,
     size_of,
 )
 from kerasbig.export.parity import DEFAULT_EXAMPLES, Expected, ExportError, run_checks
@@ -51,17 +48,6 @@ PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "h5py", "ai-e
 _TWIN_TOLERANCE = 0.02
 
 Model: TypeAlias = keras_hub.models.BertTextClassifier
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What stays of the Bundle that is there already."""
-
-    formats: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    dropped: frozenset[str] = frozenset()
-    metrics: dict[str, Any] | None = None
 
 
 def bundle(
@@ -121,12 +107,12 @@ def bundle(
         )
     target = Path(path)
     mark = fingerprint(model)
-    kept = _plan(target, formats, version, mark, overwrite)
+    kept = plan(target, formats, version, mark, overwrite)
     twin = float32_twin(model)
     expected = _expected(model, twin, texts)
     # The rules about what may be replaced were applied above, format by format.
     with replacing_folder(target, overwrite=True) as stage:
-        _carry_over(target, stage, kept)
+        carry_over(target, stage, kept)
         entries = _write(model, twin, stage, formats, version, quantize)
         folders = {name: stage / str(version) if name == "saved_model" else stage for name in formats}
         answers = dict.fromkeys(formats, expected)
@@ -272,41 +258,6 @@ def _checked_examples(examples: Sequence[str] | None) -> tuple[str, ...]:
     return texts
 
 
-def _plan(target: Path, formats: tuple[str, ...], version: int, mark: str, overwrite: bool) -> _Kept:
-    """Decides what of an existing Bundle stays, or refuses; see docs/export.md for the rules."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return _Kept()
-    if not (target / MANIFEST_FILE).is_file():
-        raise FileExistsError(f"Expected {str(target)!r} to be new or a Bundle. It exists without {MANIFEST_FILE}: choose another folder.")
-    manifest = read_manifest(target)
-    same = manifest["model_fingerprint"] == mark
-    singles = {name: entry for name, entry in manifest["formats"].items() if name != "saved_model"}
-    versions = dict(manifest["saved_model_versions"])
-    replaced = {str(version)} if "saved_model" in formats else set() if same else set(versions)
-    there = [name for name in formats if name in singles]
-    there += [f"saved_model version {version}"] if "saved_model" in formats and str(version) in versions else []
-    if there and not overwrite:
-        raise FileExistsError(
-            f"Expected {str(target)!r} to be without {' and '.join(there)}. "
-            "Choose another name or version, or pass overwrite (--overwrite)."
-        )
-    kept = {name: entry for name, entry in singles.items() if same and name not in formats}
-    stale = sorted({*singles, *(["saved_model"] if versions and "saved_model" not in formats else [])} - set(formats))
-    if not same and stale and not overwrite:
-        raise FileExistsError(
-            f"Expected one model in {str(target)!r}, which holds {' and '.join(stale)} of another. "
-            "Choose another name, or pass overwrite (--overwrite) to remove them."
-        )
-    kept_versions = {number: entry for number, entry in versions.items() if number not in replaced}
-    if not same and any(int(number) > version for number in kept_versions):
-        raise ValueError(f"Expected a version above {max(map(int, kept_versions))} for a different model. Received: version={version}.")
-    files = {path: digest for number in kept_versions for path, digest in files_of(manifest, "saved_model", int(number)).items()}
-    for name in kept:
-        files |= files_of(manifest, name)
-    dropped = frozenset({*replaced, *(file for name in singles if name not in kept for file in SINGLE_FILES[name])})
-    return _Kept(kept, kept_versions, files, dropped, manifest["metrics"] if same else None)
-
-
 def _expected(model: Model, twin: Model, texts: tuple[str, ...]) -> Expected:
     logits = reference_logits(twin, texts)
     if not np.isfinite(logits).all():
@@ -326,27 +277,6 @@ def _expected(model: Model, twin: Model, texts: tuple[str, ...]) -> Expected:
     rows = zip(features["token_ids"].numpy(), features["padding_mask"].numpy(), strict=True)
     token_ids = [row[: np.flatnonzero(mask).max(initial=0) + 1].tolist() for row, mask in rows]
     return Expected(texts, token_ids, logits, class_names_of(model))
-
-
-def _carry_over(old: Path, stage: Path, kept: _Kept) -> None:
-    """Links what stays into the new folder, after a look at whether it is still what was once checked."""
-    if kept.files:
-        check_files(old, kept.files)
-    for child in old.iterdir() if old.is_dir() else ():
-        if child.name in kept.dropped or child.name in (MANIFEST_FILE, CLASSES_FILE):
-            continue
-        if child.is_dir() and not child.is_symlink():
-            shutil.copytree(child, stage / child.name, symlinks=True, copy_function=_link)
-        else:
-            _link(str(child), str(stage / child.name))
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        # Some file systems have no hard links; a full disk fails again here, and is reported.
-        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _write(
@@ -370,7 +300,7 @@ def _write(
 
 
 def _write_manifest(
-    stage: Path, model: Model, mark: str, entries: dict[str, dict[str, Any]], kept: _Kept, metrics: Mapping[str, Any] | None
+    stage: Path, model: Model, mark: str, entries: dict[str, dict[str, Any]], kept: Kept, metrics: Mapping[str, Any] | None
 ) -> None:
     names = class_names_of(model)
     (stage / CLASSES_FILE).write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
