@@ -57,10 +57,13 @@ class ActivationQuantizer(keras.layers.Layer):
         self._seen = ()
 
     def settle(self) -> None:
-        """Takes the means of the extremes that were noted; the range always holds zero, as int8 needs."""
-        if not self._seen:
+        """Takes the means of the extremes that were noted; the range always holds zero, as int8 needs.
+
+        Where nothing but zeros was seen, which is no range, it stays as it is.
+        """
+        low, high = (np.mean(values, axis=0) for values in zip(*self._seen, strict=True)) if self._seen else (np.zeros(()),) * 2
+        if not (low.any() or high.any()):
             return
-        low, high = (np.mean(values, axis=0) for values in zip(*self._seen, strict=True))
         if self._sizes is not None:
             largest = np.maximum(np.abs(low), np.abs(high))
             # A channel that is hardly ever used keeps a size that it can outgrow a little.

@@ -187,8 +187,8 @@ def _keep(kernel: Kernel, *, clusters: bool) -> None:
     if compression.clusters is not None:
         return
     values = kernel.variable.numpy()
-    if not values.any():
-        return  # such a kernel was not pruned, but begins at zero
+    if np.ptp(values) == 0:
+        return  # such a kernel was not pruned or clustered, but begins so
     zeros = bool(np.mean(values == 0) >= PRUNED)
     centroids = shared_values(values) if clusters else None
     if centroids is not None:
