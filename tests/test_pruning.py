@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kerasbig as kb
 from kerasbig.compress import ConstantSparsity, PolynomialDecay, Pruning, _tfmot
 from kerasbig.distribute import Resume
 
@@ -472,3 +473,20 @@ def test_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="Set KERAS_BACKEND=tensorflow"):
         Pruning(sparsity=0.5).on_train_begin()
+
+
+def test_a_schedule_that_ends_after_training_is_warned_of_with_what_it_will_reach(data: dict) -> None:
+    model, late = dense_net(data), Pruning(PolynomialDecay(0.0, 0.8, begin_step=0, end_step=24, frequency=1))
+    with pytest.warns(UserWarning, match=r"within the 12 steps of this fit\. Received: end_step=24") as seen:
+        fit(model, data, late)
+    message = next(str(warning.message) for warning in seen if "will reach" in str(warning.message))
+    reached = float(message.split("will reach ")[1].split("%")[0]) / 100
+    assert sparsity(model) == pytest.approx([reached, reached], abs=0.02)
+
+
+@pytest.mark.parametrize("change", [lambda model: kb.compress.cluster_weights(model, 4), kb.compress.quantize_model])
+def test_a_model_that_is_being_compressed_is_refused(change, data: dict) -> None:
+    model = change(dense_net(data))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"Expected kernels that are not being clustered or quantized\. Received: 'net/hidden', which is"):
+        fit(model, data, Pruning(sparsity=0.5))

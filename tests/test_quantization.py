@@ -14,7 +14,9 @@ import pytest
 import tensorflow as tf
 
 import kerasbig as kb
+from kerasbig.compress import _tfmot
 from kerasbig.compress.fake_quantizers import ActivationQuantizer, RowQuantizer, WeightQuantizer
+from kerasbig.export import twin
 
 # TF-MOT's own quantizers, from the whole package with Keras 2, in a process of its own: a dense layer by hand.
 REFERENCE = """
@@ -46,6 +48,16 @@ REFERENCE = """
         out[f"ranges{key}"] = np.array([[float(r["min_var"]), float(r["max_var"])] for r in ranges])
         out[f"weights{key}"] = weight_quantizer(tf.convert_to_tensor(kernel), False, weight_range).numpy()
         out[f"answer{key}"] = moving(moving(tf.constant(x), False, ranges[0]) @ out[f"weights{key}"] + bias, False, ranges[1]).numpy()
+    # And all of TF-MOT: its `quantize_model`, which takes Keras 2 models.
+    import tf_keras as keras
+
+    model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(6)])
+    model.set_weights([data["kernel"], data["bias"]])
+    model = tfmot.quantization.keras.quantize_model(model)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(data["bounded"], y, batch_size=4, shuffle=False, verbose=0)
+    for weight in model.weights:
+        out["stock/" + weight.name] = weight.numpy()
     np.savez(sys.argv[2], **out)
 """
 
@@ -56,6 +68,9 @@ def data() -> dict[str, np.ndarray]:
     shapes = {"x": (24, 10), "y": (24, 6), "kernel": (10, 6), "bias": (6,)}
     made = {name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
     made["kernel"] *= np.exp(random.normal(size=6)).astype("float32")
+    # From -1 to 1 in each batch of four: then all ways to follow a range agree.
+    made["bounded"] = np.clip(made["x"], -1, 1)
+    made["bounded"][::4, :2] = [-1, 1]
     return made
 
 
@@ -91,6 +106,68 @@ def test_training_equals_tfmots_quantizers(per_channel, jit, data, reference, mo
     assert np.mean(difference < 1e-4) > 0.98
     kb.compress.strip(model)
     np.testing.assert_allclose(layer.get_weights()[0], reference[f"weights{key}"], rtol=1e-5, atol=1e-5)
+
+
+def test_training_equals_tfmots_quantize_model(data, reference, monkeypatch):
+    monkeypatch.setattr(ActivationQuantizer.__init__, "__defaults__", (None, 0.999))
+    model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(6)])
+    model.set_weights([data["kernel"], data["bias"]])
+    kb.compress.quantize_model(model, per_channel=False, preserve=False)
+    compression = model.layers[0].compression
+    compression.input_quantizer.set_range(-1.0, 1.0)  # TF-MOT takes the extremes of all inputs so far
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+    model.fit(data["bounded"], data["y"], batch_size=4, shuffle=False, verbose=0)
+    stock = {name.removeprefix("stock/"): value for name, value in reference.items() if name.startswith("stock/")}
+
+    def find(end: str) -> np.ndarray:
+        (name,) = [name for name in stock if name.endswith(end)]
+        return stock[name]
+
+    np.testing.assert_allclose(model.layers[0]._kernel.numpy(), find("kernel:0"), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.layers[0].bias.numpy(), find("bias:0"), rtol=1e-5, atol=1e-6)
+    row = kb.compress.ranges(model)[0]
+    np.testing.assert_allclose(row["output"], [find("post_activation_min:0"), find("post_activation_max:0")], rtol=1e-5)
+    np.testing.assert_allclose(row["input"], [find("quantize_layer_min:0"), find("quantize_layer_max:0")], rtol=1e-5)
+    low, high = (weight.numpy() for weight in compression.weight_quantizer.weights)
+    np.testing.assert_allclose([low, high], [find("kernel_min:0"), find("kernel_max:0")], rtol=1e-5)
+
+
+def equal_steps(own, stock, variables: dict[str, tf.Variable], batches: list[np.ndarray], *, most: float = 0.0) -> None:
+    """Compares a quantizer with TF-MOT's over several steps of training and one after it; `most` may lie a step apart."""
+    for step, batch in enumerate([*batches, batches[0]]):
+        training, outputs = step < len(batches), []
+        upstream = tf.constant(np.random.default_rng(step).normal(size=batch.shape).astype("float32"))
+        for quantizer in (own, lambda inputs, training: stock(inputs, training, variables)):
+            inputs = tf.constant(batch)
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                values = quantizer(inputs, training=training)
+                loss = tf.reduce_sum(values * upstream)
+            outputs.append((values.numpy(), tape.gradient(loss, inputs).numpy()))
+        apart = [np.abs(ours - theirs) > 1e-6 * np.abs(theirs).max() for ours, theirs in zip(*outputs, strict=True)]
+        assert np.mean(apart[0]) <= most
+        assert np.mean(apart[1]) <= most
+        for ours, theirs in zip(own.weights[:2], variables.values(), strict=True):
+            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_kernels_quantizer_equals_tfmots():
+    random = np.random.default_rng(6)
+    kernels = [random.normal(size=(40, 5)).astype("float32") * np.exp(np.arange(5, dtype="float32")) for _ in range(4)]
+    for channels in (None, 5):
+        shape = () if channels is None else (channels,)
+        variables = {"min_var": tf.Variable(tf.fill(shape, -6.0)), "max_var": tf.Variable(tf.fill(shape, 6.0))}
+        stock = _tfmot.LastValueQuantizer(8, per_axis=channels is not None, symmetric=True, narrow_range=True)
+        # Divided by a channel's size, a value on the border between two steps may fall on the other side.
+        equal_steps(WeightQuantizer(channels), stock, variables, kernels, most=0.0 if channels is None else 0.01)
+
+
+def test_an_activations_quantizer_equals_tfmots():
+    random = np.random.default_rng(7)
+    batches = [random.normal(size=(6, 5)).astype("float32") * 4 + 3 * i for i in range(5)]
+    variables = {"min_var": tf.Variable(-6.0), "max_var": tf.Variable(6.0)}
+    stock = _tfmot.MovingAverageQuantizer(8, per_axis=False, symmetric=False, narrow_range=False)
+    equal_steps(ActivationQuantizer("input", decay=0.999), stock, variables, batches)
 
 
 def test_rows_are_rounded_by_their_own_size():
@@ -147,6 +224,70 @@ def test_calibration_by_hand():
     np.testing.assert_allclose(row["output"], [min((lows / sizes).min(), 0), max((highs / sizes).max(), 0)], rtol=1e-4)
 
 
+def test_zeros_alone_are_no_range_and_a_bad_batch_leaves_all_as_it_was():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    kb.compress.quantize_model(model, calibration=[np.zeros((2, 5), "float32")])
+    before = [{"layer": model.layers[0].name, "per_channel": True, "input": [-6, 6], "output": [-6, 6], "output_sizes": [1, 1, 1]}]
+    assert kb.compress.ranges(model) == before
+    with pytest.raises(Exception, match="shape"):
+        kb.compress.calibrate(model, [np.ones((2, 5), "float32"), np.ones((2, 4), "float32")])
+    assert kb.compress.ranges(model) == before
+    quantizer = model.layers[0].compression.input_quantizer
+    assert float(quantizer(tf.constant([9.0]))[0]) == pytest.approx(6.0, abs=0.05)  # it rounds again, and does not note
+
+
+def test_ranges_say_which_kernels_have_a_range_for_each_output():
+    keras.utils.set_random_seed(0)
+    x = 10 * np.random.default_rng(8).normal(size=(32, 1200)).astype("float32")
+    # The 8-bit values of one output are few enough to pass for clusters.
+    for wide, again in ((True, False), (False, True)):
+        model = keras.Sequential([keras.Input((1200,)), keras.layers.Dense(1)])
+        kb.compress.quantize_model(model, calibration=[x], per_channel=wide)
+        before, ranges = model.predict(x, verbose=0), kb.compress.ranges(model)
+        kb.compress.strip(model)
+        for options in ({}, {"per_channel": again}):
+            kb.compress.quantize_model(model, ranges=ranges, **options)
+            assert kb.compress.ranges(model) == ranges
+            np.testing.assert_allclose(model.predict(x, verbose=0), before, atol=2e-4)
+            kb.compress.strip(model)
+
+
+def test_clusters_come_back_with_their_ranges():
+    model = kb.compress.cluster_weights(net(), 8, layers=["*/heads", "*/conv", "*/out"])
+    kb.compress.quantize_model(model, calibration=[X])
+    before, ranges = model.predict(X, verbose=0), kb.compress.ranges(model)
+    assert [row["per_channel"] for row in ranges] == [True, False, False, False]
+    kb.compress.strip(model)
+    assert [len(np.unique(model.get_layer(name).get_weights()[0])) for name in ("heads", "conv", "out")] == [8, 8, 8]
+    for preserve in (True, False):
+        again = net(seed=7)
+        again.set_weights(model.get_weights())
+        kb.compress.quantize_model(again, ranges=ranges, preserve=preserve)
+        np.testing.assert_allclose(again.predict(X, verbose=0), before, atol=1e-5)
+
+
+def test_outputs_that_do_not_come_last_share_one_range():
+    random = np.random.default_rng(5)
+    layers = keras.layers
+    cases = [
+        (layers.EinsumDense("abc,cde->abed", output_shape=(5, 4, 3), bias_axes="ed"), (5, 8)),
+        (layers.EinsumDense("abc,cd->adb", output_shape=(7, 5)), (5, 8)),
+        (layers.Conv2D(3, 3, data_format="channels_first"), (2, 8, 8)),
+        (layers.Conv2D(4, 3, groups=2, activation="relu"), (8, 8, 2)),
+        (layers.Conv3D(4, 2), (4, 4, 4, 2)),
+        (layers.Conv1D(4, 3, padding="causal", dilation_rate=2), (9, 2)),
+    ]
+    for layer, shape in cases:
+        model = keras.Sequential([keras.Input(shape), layer])
+        x = random.normal(size=(8, *shape)).astype("float32")
+        plain = model.predict(x, verbose=0)
+        kb.compress.quantize_model(model, calibration=[x])
+        assert (kb.compress.ranges(model)[0]["output_sizes"] is None) == (
+            layer is cases[0][0] or layer is cases[1][0] or layer is cases[2][0]
+        )
+        assert 0 < np.abs(model.predict(x, verbose=0) - plain).max() < 0.03 * np.abs(plain).max()
+
+
 def test_ranges_rebuild_the_quantized_model_from_plain_weights():
     model = fitted(kb.compress.quantize_model(net(), calibration=[X]))
     before, ranges = model.predict(X, verbose=0), json.loads(json.dumps(kb.compress.ranges(model)))
@@ -163,6 +304,9 @@ def test_strip_leaves_a_plain_model_on_the_grid(tmp_path, run_python):
     assert [weight.shape for weight in model.weights] == [weight.shape for weight in net().weights]
     kernel = model.get_layer("out").get_weights()[0]
     steps = kernel / np.abs(kernel).max(axis=0) * 127
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+    heads = model.get_layer("heads").get_weights()[0].reshape(16, 32)
+    steps = heads / np.abs(heads).max(axis=0) * 127
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "x.npz", x=X, y=model.predict(X, verbose=0))
@@ -192,6 +336,67 @@ def test_zeros_and_clusters_are_kept():
         assert len(np.unique(kernel)) <= 8 + 1
 
 
+@pytest.mark.parametrize("kept", ["zeros", "clusters"])
+def test_zeros_alone_and_clusters_alone_are_kept(kept):
+    model = net()
+    layer = model.get_layer("heads")
+    kernel, bias = layer.get_weights()
+    mask = np.abs(kernel) < np.quantile(np.abs(kernel), 0.4 if kept == "zeros" else 0)
+    values = np.array([-0.21, -0.1, 0.05, 0.3], "float32")
+    layer.set_weights([np.where(mask, 0, kernel) if kept == "zeros" else values[np.abs(kernel[..., None] - values).argmin(-1)], bias])
+    before = layer.get_weights()[0]
+    kb.compress.strip(fitted(kb.compress.quantize_model(model, calibration=[X]), epochs=3, jit_compile=False))
+    after = layer.get_weights()[0]
+    if kept == "zeros":
+        assert (after[mask] == 0).all()
+        assert len(np.unique(after)) > 100
+    else:
+        assert len(np.unique(after)) == 4
+        assert np.abs(np.unique(after) - values).max() < 0.05
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_clusters_are_quantized_without_a_strip_between():
+    model = kb.compress.cluster_weights(net(), 8, layers=["*/heads", "*/out"])
+    fitted(model, jit_compile=False)
+    fitted(kb.compress.quantize_model(model, calibration=[X]), jit_compile=False)
+    kb.compress.strip(model)
+    for name in ("heads", "out"):
+        kernel = model.get_layer(name).get_weights()[0]
+        steps = np.unique(kernel) / np.abs(kernel).max() * 127
+        assert len(steps) <= 8
+        np.testing.assert_allclose(steps, np.round(steps), atol=0.5)  # the range is that of the step before
+
+
+def test_a_range_begins_at_the_centroids_of_a_kernel_that_is_clustered():
+    model = kb.compress.cluster_weights(net(), 4, layers="*/out")
+    kb.compress.quantize_model(model)
+    compression = model.get_layer("out").compression
+    largest = np.abs(compression.clusters.centroids.numpy()).max()
+    assert [float(weight.numpy()) for weight in compression.weight_quantizer.weights[:2]] == [-largest, largest]
+
+
+def test_a_kernel_of_one_value_is_free_to_learn():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(64, kernel_initializer="ones"), keras.layers.Dense(8, kernel_initializer="zeros")]
+    model = kb.compress.quantize_model(keras.Sequential([keras.Input((6,)), *layers]))
+    assert [layer.compression.clusters for layer in layers] == [None, None]
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+    model.fit(X, np.tile(Y, 3)[:, :8], verbose=0)
+    assert np.mean(kb.compress.strip(model).layers[1].get_weights()[0] != 0) > 0.5
+
+
+def test_pruning_a_model_while_it_is_quantized():
+    model = kb.compress.quantize_model(net(), calibration=[X])
+    model.compile(keras.optimizers.AdamW(1e-3), "mse", jit_compile=False)
+    pruning = kb.compress.Pruning(sparsity=0.5)
+    model.fit(X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[pruning])
+    kb.compress.strip(model)
+    for name in ("heads", "out"):
+        assert np.mean(model.get_layer(name).get_weights()[0] == 0) == pytest.approx(0.5, abs=0.02)
+    assert {row["path"] for row in pruning.report.rows if row["done"]} == {"net/heads", "net/out"}
+
+
 def test_nothing_is_kept_when_asked_not_to():
     model = net()
     layer = model.get_layer("out")
@@ -209,10 +414,41 @@ def test_xla_equals_plain():
     np.testing.assert_allclose(weights[1], weights[0], atol=2e-3)  # rounding to 8 bits turns a last bit into a whole step
 
 
+def test_several_steps_an_execution_equal_one():
+    weights = [
+        fitted(kb.compress.quantize_model(net(), calibration=[X]), jit_compile=False, steps_per_execution=steps).get_weights()
+        for steps in (1, 2)
+    ]
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+
+
+def test_resume_goes_on_to_equal_weights(tmp_path):
+    class Cut(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise InterruptedError
+
+    def train(*callbacks):
+        model = kb.compress.quantize_model(net(), calibration=[X])
+        model.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=False)
+        model.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=list(callbacks))
+        return model.get_weights()
+
+    whole = train()
+    with pytest.raises(InterruptedError):
+        train(kb.distribute.Resume(tmp_path, every_seconds=0), Cut())
+    for one, other in zip(train(kb.distribute.Resume(tmp_path, every_seconds=0)), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns(policy):
     model = kb.compress.quantize_model(net(policy=policy), calibration=[X])
-    model.compile(keras.optimizers.Adam(3e-2), "mse", jit_compile=False)
+    optimizer = keras.optimizers.Adam(3e-2)
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer, "mse", jit_compile=False)
     losses = model.fit(X, Y, batch_size=4, epochs=60, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < 0.8 * losses[0]
     assert np.isfinite(kb.compress.strip(model).get_layer("out").get_weights()[0]).all()
@@ -278,6 +514,11 @@ def test_every_matrix_product_of_the_file_is_int8(per_channel, tiny_bert, review
     assert ("GATHER", "int8") in [(name, inputs[0][0]) for name, inputs in operations]
     parity = kb.export.read_manifest(folder)["formats"]["litert"]["parity"]
     assert parity["max_abs_logit_difference"] < 0.05
+    # The parity check asks the form that was converted; that form answers as the model does.
+    texts = review_examples.inputs[:16]
+    exported = twin.reference_logits(twin.litert_twin(tiny_bert, int8=True), texts)
+    np.testing.assert_allclose(exported, twin.reference_logits(tiny_bert, texts), atol=0.02)
+    assert np.abs(exported - twin.reference_logits(kb.compress.strip(tiny_bert), texts)).max() > 1e-4
 
 
 def test_int8_without_ranges_is_refused(tiny_bert, tmp_path):
@@ -296,6 +537,16 @@ def test_bad_input(monkeypatch):
             lambda: quantize(net(), ranges=ranges[1:]),
             "this model's layers, table, heads, conv, out. Received: those of heads",
         ),
+        (lambda: quantize(net(), ranges=[]), "Received: those of none"),
+        (lambda: quantize(net(), ranges=[{}] * 4), "Received: those of None, None"),
+        (lambda: quantize(net(), ranges=[{"layer": row["layer"]} for row in ranges]), "for the 16 outputs of 'net/table'"),
+        (lambda: quantize(net(), ranges=[*ranges[:3], {"layer": "out", "per_channel": True}]), "for the 3 outputs of 'net/out'"),
+        (lambda: quantize(net(), ranges=[*ranges[:3], ranges[3] | {"output_sizes": [1.0]}]), "for the 3 outputs of 'net/out'"),
+        (
+            lambda: quantize(kb.compress.cluster_weights(net(), 4, layers="*/out"), ranges=ranges),
+            "for the 3 outputs of 'net/out', one for all",
+        ),
+        (lambda: quantize(net(), layers=lambda layer: False), "Expected at least one kernel to take"),
         (lambda: quantize(net(), calibration=[]), "Expected at least one batch to calibrate on. Received none"),
         (lambda: quantize(net(), layers="*/nothing"), "which names none"),
         (lambda: quantize(keras.Sequential([keras.layers.Dense(2)])), "Expected a built model"),

@@ -41,7 +41,7 @@ def demo(out: str, quick: bool, seed: int) -> None:
         (run, ["train", "text-classifier", "--data", data, "--out", run, "--seed", str(seed), *start]),
         (None, ["evaluate", run, "--data", data]),
         (None, ["predict", run, QUESTION]),
-        (pruned, ["compress", run, "--prune", "0.5", "--data", data, "--out", pruned]),
+        (pruned, ["compress", run, "--prune", "0.5", "--epochs", "1", "--data", data, "--out", pruned]),
         (bundle, ["export", run, "--to", bundle, "--format", "saved_model,hdf5,litert", "--quantize", "dynamic"]),
         (pruned_bundle, ["export", pruned, "--to", pruned_bundle, "--format", "hdf5,litert", "--quantize", "dynamic"]),
         (None, ["report", run, pruned, bundle, pruned_bundle, "--out", page, "--overwrite"]),

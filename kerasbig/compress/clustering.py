@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kerasbig.compress._tfmot import CentroidInitialization, Clustering, GradientAggregation, centroid_initializer
 from kerasbig.compress.kernels import Kernel, Layers, select_kernels
-from kerasbig.compress.rewiring import compression_of, forget_traces, rewire
+from kerasbig.compress.rewiring import compression_of, forget_traces, put_clusters
 
 # From this share of zeros on a kernel counts as pruned, and clustering keeps its zeros.
 PRUNED = 0.25
@@ -110,8 +110,7 @@ def cluster_weights(
             keeps = bool(np.mean(values == 0) >= PRUNED) if preserve_sparsity is None else preserve_sparsity
             centroids = initial_centroids(values, counts[kernel.path], initialization, keep_zeros=keeps)
             clusters = Clusters(centroids, aggregation=_AGGREGATIONS[aggregation], keeps_zeros=keeps)
-            clusters.trainable = kernel.layer.trainable
-            rewire(kernel).clusters = clusters
+            put_clusters(kernel, clusters)
     forget_traces(model)
     return model
 

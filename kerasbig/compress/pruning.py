@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from kerasbig.compress._tfmot import MatrixPruning, PolynomialDecay
 from kerasbig.compress.kernels import Kernel, Layers, LeftAlone, select_kernels
 from kerasbig.compress.reports import Report
+from kerasbig.compress.rewiring import compression_of
 
 # A schedule as TF-MOT has it: from the step to (update the masks now?, sparsity).
 Schedule = Callable[[Any], tuple[Any, Any]]
@@ -42,8 +44,9 @@ class Pruning(keras.callbacks.Callback):
             it out, or a function from a layer to True or False; see `kerasbig.compress.kernels.select_kernels`.
 
     Raises:
-        ValueError: For an argument out of range, and in `fit`: if no kernel is left to prune, `sparsity` is given but
-            the number of steps is not known, or several replicas run several steps in one execution.
+        ValueError: For an argument out of range, and in `fit`: if no kernel is left to prune or one is being clustered
+            or quantized, `sparsity` is given but the number of steps is not known, or several replicas run several
+            steps in one execution.
         RuntimeError: In `fit`, on another Keras backend than TensorFlow.
 
     Example:
@@ -108,6 +111,12 @@ class Pruning(keras.callbacks.Callback):
         # Under distillation the student is what is pruned; the optimizer and the steps are the distiller's.
         pruned = self.model.student if isinstance(self.model, keras.distillation.Distiller) else self.model
         taken, left = select_kernels(pruned, self.layers)
+        live = [kernel.path for kernel in taken if compression_of(kernel.layer) is not None]
+        if live:
+            raise ValueError(
+                f"Expected kernels that are not being clustered or quantized. Received: {live[0]!r}, which is. Prune first, then cluster, "
+                "then quantize: each keeps what came before."
+            )
         self._kernels = [kernel for kernel in taken if self._has_blocks(kernel)]
         reason = f"has fewer than two {self.block_size[0]}x{self.block_size[1]} blocks along an axis"
         small = [kernel for kernel in taken if not self._has_blocks(kernel)]
@@ -135,6 +144,7 @@ class Pruning(keras.callbacks.Callback):
         fresh = masks.updates() == self.first_step
         if self.initial_sparsity is None:
             self.initial_sparsity = min(_sparsity(self._kernels), self.sparsity or 0.0) if fresh else 0.0
+        self._warn_of_a_late_end(masks.accumulation)
         masks.start(self.first_step, self._resolved_schedule(masks.accumulation))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -150,6 +160,20 @@ class Pruning(keras.callbacks.Callback):
         """Leaves a plain model behind."""
         self._running().finish()
         self._masks = None
+
+    def _warn_of_a_late_end(self, accumulation: int) -> None:
+        end = getattr(self.schedule, "end_step", -1)
+        if self.schedule is None or self.params.get("steps") is None or end < 0:
+            return
+        last = self.params["steps"] * self.params["epochs"] // accumulation
+        if end > last:
+            # As in TF-MOT the masks are updated once more after the last step.
+            reached = float(self.schedule(tf.constant(last + 1, tf.int32))[1])
+            warnings.warn(
+                f"Expected the pruning schedule to end within the {last} steps of this fit. Received: end_step={end}. "
+                f"The sparsity will reach {reached:.1%}; end the schedule earlier, or train longer.",
+                stacklevel=2,
+            )
 
     def _running(self) -> _Masks:
         if self._masks is None:

@@ -11,7 +11,7 @@ import numpy as np
 from kerasbig.compress.clustering import PRUNED, Clusters, shared_values
 from kerasbig.compress.fake_quantizers import ActivationQuantizer, RowQuantizer, WeightQuantizer
 from kerasbig.compress.kernels import Kernel, Layers, select_kernels
-from kerasbig.compress.rewiring import compression_of, forget_traces, quantize_output, rewire, rewired_layers
+from kerasbig.compress.rewiring import compression_of, forget_traces, put_clusters, quantize_output, rewire, rewired_layers
 
 # What `ranges` gives: a dict for each quantized layer, in the model's order, plain values only.
 Ranges = Sequence[Mapping[str, Any]]
@@ -192,8 +192,7 @@ def _keep(kernel: Kernel, *, clusters: bool) -> None:
     zeros = bool(np.mean(values == 0) >= PRUNED)
     centroids = shared_values(values) if clusters else None
     if centroids is not None:
-        compression.clusters = Clusters(centroids, keeps_zeros=zeros)
-        compression.clusters.trainable = kernel.layer.trainable
+        put_clusters(kernel, Clusters(centroids, keeps_zeros=zeros))
     compression.keep_zeros = zeros
 
 
@@ -222,7 +221,8 @@ def _checked_ranges(taken: Sequence[Kernel], given: Ranges) -> list[Mapping[str,
         clustered = compression is not None and compression.clusters is not None
         if not needed <= row.keys() or (sizes is not None and (clustered or len(sizes) != outputs)):
             raise ValueError(
-                f"Expected ranges for the {outputs} outputs of {kernel.path!r}, {'one' if clustered else 'or one'} for all. Received: {dict(row)}. {advice}"
+                f"Expected ranges for the {outputs} outputs of {kernel.path!r}, {'one' if clustered else 'or one'} for all. "
+                f"Received: {dict(row)}. {advice}"
             )
     return rows
 

@@ -139,6 +139,14 @@ def rewire(kernel: Kernel) -> Compression:
     return compression
 
 
+def put_clusters(kernel: Kernel, clusters: keras.layers.Layer) -> None:
+    """Clusters a layer's kernel; in a frozen layer the centroids are frozen too."""
+    compression = rewire(kernel)
+    compression.clusters = clusters
+    # Each by itself: Keras passes on only what changes.
+    clusters.trainable = compression.trainable = kernel.layer.trainable
+
+
 def quantize_output(layer: keras.layers.Layer) -> None:
     """Puts the output quantizer of a rewired layer before its activation."""
     layer.activation = _QuantizedActivation(layer.compression.output_quantizer, layer.activation)
