@@ -44,8 +44,8 @@ class Pruning(keras.callbacks.Callback):
             it out, or a function from a layer to True or False; see `kerasbig.compress.kernels.select_kernels`.
 
     Raises:
-        ValueError: For an argument out of range, and in `fit`: if no kernel is left to prune or one is being clustered
-            or quantized, `sparsity` is given but the number of steps is not known, or several replicas run several
+        ValueError: For an argument out of range, and in `fit`: if no kernel is left to prune or one is being clustered,
+            `sparsity` is given but the number of steps is not known, or several replicas run several
             steps in one execution.
         RuntimeError: In `fit`, on another Keras backend than TensorFlow.
 
@@ -111,11 +111,12 @@ class Pruning(keras.callbacks.Callback):
         # Under distillation the student is what is pruned; the optimizer and the steps are the distiller's.
         pruned = self.model.student if isinstance(self.model, keras.distillation.Distiller) else self.model
         taken, left = select_kernels(pruned, self.layers)
-        live = [kernel.path for kernel in taken if compression_of(kernel.layer) is not None]
-        if live:
+        compressions = [(kernel.path, compression_of(kernel.layer)) for kernel in taken]
+        clustered = [path for path, compression in compressions if compression is not None and compression.clusters is not None]
+        if clustered:
             raise ValueError(
-                f"Expected kernels that are not being clustered or quantized. Received: {live[0]!r}, which is. Prune first, then cluster, "
-                "then quantize: each keeps what came before."
+                f"Expected kernels that are not being clustered. Received: {clustered[0]!r}, which is. Prune first, then cluster: "
+                "zeros stay zero."
             )
         self._kernels = [kernel for kernel in taken if self._has_blocks(kernel)]
         reason = f"has fewer than two {self.block_size[0]}x{self.block_size[1]} blocks along an axis"
