@@ -13,6 +13,8 @@ from kerasbig.compress.fake_quantizers import ActivationQuantizer, RowQuantizer,
 from kerasbig.compress.kernels import Kernel, Layers, select_kernels
 from kerasbig.compress.rewiring import compression_of, forget_traces, put_clusters, quantize_output, rewire, rewired_layers
 
+_NO_BATCH = "Expected at least one batch to calibrate on. Received none: a dataset that was read to its end gives no more."
+
 # What `ranges` gives: a dict for each quantized layer, in the model's order, plain values only.
 Ranges = Sequence[Mapping[str, Any]]
 
@@ -64,6 +66,9 @@ def quantize_model(
     Source: TensorFlow Model Optimization, `quantization/keras`; Jacob et al., 2018, arXiv:1712.05877.
     """
     _check_arguments(calibration, ranges)
+    batches = None if calibration is None else list(calibration)
+    if batches == []:
+        raise ValueError(_NO_BATCH)
     taken, _ = select_kernels(model, layers or (lambda layer: True))
     for kernel in taken:
         compression = compression_of(kernel.layer)
@@ -80,8 +85,8 @@ def quantize_model(
                 _keep(kernel, clusters=ranges is None or not row["per_channel"])
             _quantize(kernel, row["per_channel"])
     forget_traces(model)
-    if calibration is not None:
-        calibrate(model, calibration)
+    if batches is not None:
+        calibrate(model, batches)
     elif ranges is not None:
         _assign_ranges(taken, ranges)
     return model
@@ -116,9 +121,7 @@ def calibrate(model: keras.Model, batches: Iterable[Any]) -> None:
             model(batch[0] if isinstance(batch, tuple) else batch, training=False)
             count += 1
         if not count:
-            raise ValueError(
-                "Expected at least one batch to calibrate on. Received none: a dataset that was read to its end gives no more."
-            )
+            raise ValueError(_NO_BATCH)
         for quantizer in quantizers:
             quantizer.settle()
     finally:

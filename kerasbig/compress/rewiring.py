@@ -84,7 +84,10 @@ class _RewiredMatmul:
 
 
 class _RewiredEmbedding:
-    """Mixed into Embedding: the steps see the rows that are looked up, which is the same and much less work."""
+    """Mixed into Embedding: the steps see the rows that are looked up, which is the same and much less work.
+
+    One thing differs: the "average" of a centroid's gradient is over the weights that were looked up, not over the table.
+    """
 
     compression: Compression
 
