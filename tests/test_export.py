@@ -379,7 +379,7 @@ def test_wrong_arguments(tmp_path: Path, model: keras.Model) -> None:
         ({"formats": []}, "Expected formats to be some of"),
         ({"formats": ["hdf5", "hdf5"]}, "each once"),
         ({"quantize": "dynamik"}, "Expected quantize out of dynamic, int8, float16, None. Received: 'dynamik'. Did you mean 'dynamic'?"),
-        ({"quantize": "int8"}, "Expected quantize out of"),
+        ({"quantize": "int8"}, "Expected a model with ranges for quantize='int8'"),
         ({"version": 0}, "Expected version to be a whole number from 1. Received: version=0."),
         ({"version": True}, "Expected version to be a whole number"),
         ({"examples": []}, "Expected examples to have at least one text"),

@@ -386,12 +386,13 @@ def test_a_kernel_of_one_value_is_free_to_learn():
     assert np.mean(kb.compress.strip(model).layers[1].get_weights()[0] != 0) > 0.5
 
 
-@pytest.mark.parametrize("compress", [kb.compress.quantize_model, lambda model: kb.compress.cluster_weights(model, 4)])
-def test_pruning_comes_first(compress):
-    model = compress(net())
-    model.compile("sgd", "mse", jit_compile=False)
-    with pytest.raises(ValueError, match=r"Expected kernels that are not being clustered or quantized\. Received: 'net/heads', which is"):
-        model.fit(X, Y, verbose=0, callbacks=[kb.compress.Pruning(sparsity=0.5)])
+def test_a_quantized_model_can_be_pruned_as_it_trains():
+    model = kb.compress.quantize_model(net(), calibration=[X])
+    model.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=False)
+    model.fit(X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[kb.compress.Pruning(sparsity=0.5)])
+    kb.compress.strip(model)
+    for name in ("heads", "out"):
+        assert np.mean(model.get_layer(name).get_weights()[0] == 0) == pytest.approx(0.5, abs=0.02)
 
 
 def test_nothing_is_kept_when_asked_not_to():
