@@ -99,7 +99,7 @@ def measure(run: Path, pruned_run: Path, bundle: Path, pruned_bundle: Path, *, r
 
 def check_pruned(run: Any) -> None:
     """Stops if the second Run is not a pruned one."""
-    pruning = (run.options.get("compression") or {}).get("pruning", {})
+    pruning = (run.options.get("compression") or {}).get("prune") or {}
     if pruning.get("sparsity") != 0.5:
         raise SystemExit(f"Expected PRUNED_RUN to be pruned with --prune 0.5. Received: {run.folder}, with {pruning or 'no pruning'}.")
 
