@@ -131,7 +131,7 @@ def initial_centroids(
         float32 (K,), sorted, without doubles: fewer than `number_of_clusters` if the weights have fewer values.
 
     Example:
-        >>> initial_centroids(np.array([0.0, 0.1, 1.0, 1.1]), 2).round(2).tolist()
+        >>> [round(float(value), 2) for value in initial_centroids(np.array([0.0, 0.1, 1.0, 1.1]), 2)]
         [0.05, 1.05]
     """
     values = np.asarray(weights, "float32").ravel()

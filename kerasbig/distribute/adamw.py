@@ -23,8 +23,8 @@ class AdamW(keras.optimizers.AdamW):
         >>> model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(3, 1)])
         >>> model.compile(AdamW(0.1, weight_decay=0.0), "mse")
         >>> history = model.fit(np.array([[1, 1]]), np.zeros((1, 2, 1)), verbose=0)
-        >>> model.optimizer.name
-        'adamw'
+        >>> int(model.optimizer.iterations)
+        1
     """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

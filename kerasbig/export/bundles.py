@@ -218,7 +218,7 @@ def litert(
         >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
         >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
         >>> folder = litert(model, tempfile.mkdtemp() + "/sentiment", quantize="float16")
-        >>> read_manifest(folder)["formats"]["litert"]["quantize"]
+        >>> kb.export.read_manifest(folder)["formats"]["litert"]["quantize"]
         'float16'
     """
     return bundle(model, path, ("litert",), quantize=quantize, examples=examples, metrics=metrics, overwrite=overwrite)
