@@ -54,7 +54,9 @@ def uninterrupted(review_vocabulary, review_examples, tmp_path_factory):
     return model, resume.history, stop
 
 
-@pytest.mark.parametrize("cut_at", [3, 8, 13])  # in the first epoch; at the end of it; in the second
+@pytest.mark.parametrize(  # in the first epoch; at the end of it; in the second
+    "cut_at", [pytest.param(3, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow), 13]
+)
 def test_resumed_equals_uninterrupted(cut_at, uninterrupted, review_vocabulary, review_examples, tmp_path):
     whole, history, stop = uninterrupted
     with pytest.raises(PowerCut):

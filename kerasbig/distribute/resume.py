@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from kerasbig.distribute.agreement import gathered, is_chief, number_of_workers
 from kerasbig.files import replacing_file
+from kerasbig.remote import checkout, commit
 
 FORMAT_VERSION = 1
+# 128 and the number of SIGTERM: schedulers read an exit code above 128 as "start it again".
+STOPPED_EXIT_CODE = 143
 
 
 class Resume(keras.callbacks.Callback):
@@ -25,14 +32,21 @@ class Resume(keras.callbacks.Callback):
     The file is removed when `fit` ends. A dataset that is not from `kerasbig.data.batches` is repeated up to the
     step of the kill, so it must give the same batches again.
 
+    On SIGTERM the step under way is finished and saved, and the process exits with code 143, on which schedulers start
+    it again. With several workers all save at the same step, the chief writes, and all go on from the same one.
+
     Args:
-        folder: Where `resume.npz` is kept. Made if missing.
+        folder: Where `resume.npz` is kept; made if missing. A path, or an address such as `gs://bucket/run`, where other
+            files of the folder are kept with it. With several workers, one folder that all of them see.
         every_seconds: Least time between two saves within an epoch. The end of an epoch is always saved.
+        every_steps: Steps between two saves within an epoch, instead of a time.
         callbacks: Callbacks of the same `fit` whose scalar attributes are kept too, such as `EarlyStopping` and
             `ModelCheckpoint`. Put `Resume` after them in `fit`.
 
     Raises:
-        ValueError: In `fit`, if the folder holds the state of a different model or optimizer.
+        ValueError: If `every_steps` is not positive; in `fit`, if the folder holds the state of a different model or
+            optimizer, or the workers find different states.
+        SystemExit: In `fit`, with code 143, after SIGTERM.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -44,10 +58,20 @@ class Resume(keras.callbacks.Callback):
         (2, None)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, every_seconds: float = 60.0, callbacks: Sequence[keras.callbacks.Callback] = ()):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every_seconds: float = 60.0,
+        every_steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ):
         super().__init__()
-        self.path = Path(folder) / "resume.npz"
-        self.every_seconds = every_seconds
+        if every_steps is not None and every_steps < 1:
+            raise ValueError(f"Expected every_steps of at least 1. Received: every_steps={every_steps}. Leave it out to save by time.")
+        self.location = folder
+        self.path = Path(os.fspath(folder)) / "resume.npz"
+        self.every_seconds, self.every_steps = every_seconds, every_steps
         self.callbacks = tuple(callbacks)
         self.history: list[dict[str, float]] = []
         self.resumed_from: tuple[int, int] | None = None  # (epoch, steps done in it)
@@ -55,15 +79,21 @@ class Resume(keras.callbacks.Callback):
         self._restored: dict[str, Any] | None = None
         self._metric_values: list[np.ndarray] = []
         self._saved_at = 0.0
+        self._terminated = False
+        self._put_back: Callable[[], None] = lambda: None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Restores the state, if there is one."""
         self.history, self.resumed_from, self._restored = [], None, None
         self._saved_at = time.monotonic()
+        self._listen()
+        self.path = checkout(self.location) / "resume.npz"
+        self._check_same_state()
         if not self.path.exists():
             return
         if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
+            with self.model.distribute_strategy.scope():
+                self.model.optimizer.build(self.model.trainable_variables)
         with np.load(self.path, allow_pickle=False) as state:
             meta = json.loads(str(state["meta"]))
             self._check_and_assign(state, meta)
@@ -90,20 +120,78 @@ class Resume(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves when it is time; the last step is left to the end of the epoch, which follows at once."""
-        if batch + 1 == self.params.get("steps"):
+        if batch + 1 == self.params.get("steps") or self._skipping():
             return
-        if time.monotonic() - self._saved_at >= self.every_seconds and not self._skipping():
+        due, stop = self._due(batch + 1)
+        if due or stop:
             self._save(self._epoch, batch + 1)
+        if stop:
+            self._exit()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves the finished epoch."""
         self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
         self._save(epoch + 1, 0)
+        if self._due(0)[1]:
+            self._exit()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Removes the state: the training is done."""
-        self.path.unlink(missing_ok=True)
+        """Removes the state: the training is done, on all workers."""
+        self._put_back()
+        gathered(self._strategy, [0])
+        if is_chief(self._strategy):
+            self.path.unlink(missing_ok=True)
+            commit(self.path.parent)
         self.model._initial_epoch = None
+
+    @property
+    def _strategy(self) -> Any:
+        return self.model.distribute_strategy
+
+    def _listen(self) -> None:
+        """Lets SIGTERM end the training after the step under way; Python tells signals to the main thread only."""
+        self._terminated = False
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before = signal.getsignal(signal.SIGTERM)
+
+        def terminate(number: int, frame: Any) -> None:
+            self._terminated = True
+
+        signal.signal(signal.SIGTERM, terminate)
+
+        def put_back() -> None:
+            signal.signal(signal.SIGTERM, before)
+
+        self._put_back = put_back
+
+    def _exit(self) -> None:
+        self._put_back()
+        raise SystemExit(STOPPED_EXIT_CODE)
+
+    def _due(self, step: int) -> tuple[bool, bool]:
+        """Returns whether it is time to save, by the chief's clock, and whether any worker was told to stop."""
+        if self.every_steps is None:
+            due = time.monotonic() - self._saved_at >= self.every_seconds
+        else:
+            due = step % self.every_steps < self.model.steps_per_execution and step >= self.every_steps
+        if number_of_workers(self._strategy) == 1:
+            return due, self._terminated
+        everyone = gathered(self._strategy, [int(due and is_chief(self._strategy)), int(self._terminated)])
+        return bool(everyone[:, 0].any()), bool(everyone[:, 1].any())
+
+    def _check_same_state(self) -> None:
+        """Raises on all workers unless all of them see the same file: they would go on from different steps."""
+        if number_of_workers(self._strategy) == 1:
+            return
+        checksum = zlib.crc32(self.path.read_bytes()) if self.path.exists() else -1
+        everyone = gathered(self._strategy, [checksum])[:, 0]
+        other = [worker for worker, found in enumerate(everyone) if found != everyone[0]]
+        if other:
+            raise ValueError(
+                f"Expected all {len(everyone)} workers to see the same {str(self.path)!r}. Received: another state, or none, on worker "
+                f"{', '.join(map(str, other))} than on worker 0. Give Resume one folder that all workers share."
+            )
 
     def _variables(self) -> list[keras.Variable]:
         return [*_trained(self.model).variables, *self.model.optimizer.variables]
@@ -125,8 +213,10 @@ class Resume(keras.callbacks.Callback):
         }
         arrays: dict[str, Any] = {f"variable/{i}": _values(variable) for i, variable in enumerate(self._variables())}
         arrays |= {f"metric/{i}": _values(variable) for i, variable in enumerate(metrics)}
-        with replacing_file(self.path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, meta=np.array(json.dumps(meta)), **arrays)
+        if is_chief(self._strategy):
+            with replacing_file(self.path) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, meta=np.array(json.dumps(meta)), **arrays)
+            commit(self.path.parent)
         self._saved_at = time.monotonic()
 
     def _check_and_assign(self, state: Any, meta: dict[str, Any]) -> None:
@@ -163,7 +253,7 @@ class Resume(keras.callbacks.Callback):
     def _add_metric_values(self) -> None:
         """Adds what the metrics had counted before the kill: Keras builds their variables in the first step only."""
         for variable, value in zip(self._metric_variables(), self._metric_values, strict=True):
-            variable.assign_add(value)
+            variable.assign(_values(variable) + value)  # adding is not possible from outside of the replicas
 
 
 def _trained(model: keras.Model) -> keras.Model:
