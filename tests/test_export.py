@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,9 +18,10 @@ import numpy as np
 import pytest
 
 import kerasbig as kb
-from kerasbig.export import bundles, manifests, parity, to_hdf5, to_litert
+from kerasbig.export import bundles, classifier, manifests, parity, to_hdf5, to_litert
+from kerasbig.export.kinds import fingerprint
 from kerasbig.export.signatures import trim
-from kerasbig.export.twin import fingerprint, reference_logits
+from kerasbig.export.twin import reference_logits
 
 WORDS = [
     "a",
@@ -290,13 +292,12 @@ def test_predictions() -> None:
 
 def test_a_difference_fails_and_leaves_nothing(copy: Path, model: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     before, around = contents(copy), sorted(copy.parent.iterdir())
-    wrong = bundles._expected
+    wrong = classifier.expect
 
-    def shifted(*arguments: object) -> parity.Expected:
-        right = wrong(*arguments)  # type: ignore[arg-type]
-        return parity.Expected(right.texts, right.token_ids, right.logits + np.float32(1), right.class_names)
+    def shifted(*arguments: object) -> dict[str, parity.Expected]:
+        return {name: replace(right, logits=right.logits + np.float32(1)) for name, right in wrong(*arguments).items()}  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bundles, "_expected", shifted)
+    monkeypatch.setattr(classifier, "expect", shifted)
     with pytest.raises(kb.export.ExportError, match=r"litert to answer as the model does, within .* differ by .*Nothing was written"):
         kb.export.litert(model, copy, examples=SHORT, overwrite=True)
     assert contents(copy) == before
@@ -311,7 +312,7 @@ def test_a_file_that_does_not_run_fails(tmp_path: Path, model: keras.Model, monk
         (folder / "model.tflite").write_bytes(b"TFL3 is not here")
         (folder / "tokenizer.json").write_text("{}")
 
-    monkeypatch.setattr(bundles, "write_litert", broken)
+    monkeypatch.setattr(classifier, "write_litert", broken)
     with pytest.raises(kb.export.ExportError, match=r"Expected the exported litert to run in a fresh process. It failed: ") as raised:
         kb.export.litert(model, tmp_path / "film", examples=SHORT)
     assert "\n" not in str(raised.value)
@@ -320,13 +321,13 @@ def test_a_file_that_does_not_run_fails(tmp_path: Path, model: keras.Model, monk
 
 @pytest.mark.parametrize("writer", ["write_saved_model", "write_hdf5", "write_litert"])
 def test_a_full_disk_leaves_the_old_bundle(copy: Path, model: keras.Model, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
-    original: Callable[..., None] = getattr(bundles, writer)
+    original: Callable[..., None] = getattr(classifier, writer)
 
     def full(*arguments: object) -> None:
         original(*arguments)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundles, writer, full)
+    monkeypatch.setattr(classifier, writer, full)
     before, around = contents(copy), sorted(copy.parent.iterdir())
     with pytest.raises(OSError, match="No space left"):
         kb.export.bundle(model, copy, (writer.removeprefix("write_"),), overwrite=True, examples=SHORT)
@@ -395,7 +396,7 @@ def test_wrong_arguments(tmp_path: Path, model: keras.Model) -> None:
 
 
 def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"Expected model to be a keras_hub.models.BertTextClassifier. Received: Sequential"):
+    with pytest.raises(TypeError, match=r"Expected model to be a BertTextClassifier or a CausalLM. Received: Sequential"):
         kb.export.hdf5(keras.Sequential(), tmp_path / "film")
     model = make_model()
     model.class_names = ("one", "two")
@@ -521,7 +522,7 @@ def test_hdf5_from_others_is_not_trusted(copy: Path, change: Callable[[h5py.File
         (("config", "backbone", "class_name"), "Lambda", "Received: keras_hub.src.models.bert.bert_backbone.Lambda"),
         (("config", "preprocessor", "module"), "os", "Received: os.BertTextClassifierPreprocessor"),
         (("config", "backbone", "config", "num_layers"), 10**9, "Expected a model of at most 2,000,000,000 parameters"),
-        (("config", "backbone", "config", "hidden_dim"), "wide", "to have the sizes of a BertBackbone"),
+        (("config", "backbone", "config", "hidden_dim"), "wide", "to have the sizes of a backbone"),
         (("config", "activation"), {"class_name": "function", "module": "builtins", "config": "eval"}, "Received: builtins.function"),
         (("config", "num_classes"), 5, "Keras says"),
         (("class_name",), "Functional", "to be the configuration of a BertTextClassifier"),

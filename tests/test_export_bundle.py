@@ -11,7 +11,7 @@ import pytest
 from test_export import NAMES, contents, make_model
 
 import kerasbig as kb
-from kerasbig.export import bundles
+from kerasbig.export import bundles, classifier
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -28,8 +28,8 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "saved_model.pb").write_bytes(model.get_weights()[0].tobytes())
         (folder / "assets.extra" / "classes.json").write_text(json.dumps(model.class_names))
 
-    monkeypatch.setattr(bundles, "write_saved_model", small)
-    monkeypatch.setattr(bundles, "_expected", lambda *arguments: None)
+    monkeypatch.setattr(classifier, "write_saved_model", small)
+    monkeypatch.setattr(classifier, "expect", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,24 +67,38 @@ def test_a_clustered_kernel_is_small(tmp_path, zeros, share):
     assert (tmp_path / "b.h5").stat().st_size <= share * kernel.nbytes
 
 
-@pytest.fixture
-def clustered_bert(tiny_bert):
+@pytest.fixture(scope="module")
+def clustered_bert(review_vocabulary):
+    """A tiny classifier of 16 values a kernel; the tests of this file only read it."""
+    keras.utils.set_random_seed(7)
+    tiny_bert = kb.text.bert_classifier(("negative", "positive"), size="tiny", vocabulary=review_vocabulary, sequence_length=32)
     for kernel in select_kernels(tiny_bert)[0]:
         kernel.variable.assign(0.05 * rounded(tuple(kernel.variable.shape), 16))
     return tiny_bert
 
 
-def test_the_bundle_answers_as_the_model_and_is_small(clustered_bert, tmp_path):
+@pytest.fixture(scope="module")
+def exported(clustered_bert, tmp_path_factory) -> Path:
+    return kb.export.hdf5(clustered_bert, tmp_path_factory.mktemp("exported") / "bundle")
+
+
+@pytest.fixture
+def bundle(exported, tmp_path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+def test_the_bundle_answers_as_the_model_and_is_small(clustered_bert, exported, tmp_path):
     texts = ["a fine film", "the story is dull and weak"]
-    folder = kb.export.hdf5(clustered_bert, tmp_path / "bundle")
+    folder = exported
     assert is_clustered(folder / "model.weights.h5")
     np.testing.assert_allclose(kb.export.load(folder, "hdf5").logits(texts), kb.data.predict_logits(clustered_bert, texts), atol=1e-5)
     clustered_bert.save_weights(tmp_path / "raw.weights.h5")
     assert (folder / "model.weights.h5").stat().st_size < 0.35 * (tmp_path / "raw.weights.h5").stat().st_size
 
 
-def test_keras_alone_refuses_the_compact_file_and_reads_the_expanded_one(clustered_bert, tmp_path):
-    folder = kb.export.hdf5(clustered_bert, tmp_path / "bundle")
+def test_keras_alone_refuses_the_compact_file_and_reads_the_expanded_one(clustered_bert, exported, tmp_path):
+    folder = exported
     expand_weights(folder / "model.weights.h5", tmp_path / "plain.weights.h5")
     code = f"""
 import sys; sys.modules["kerasbig"] = None
@@ -112,8 +127,8 @@ def test_a_model_that_is_not_clustered_is_read_by_keras_as_it_is(tiny_bert, tmp_
 
 
 @pytest.mark.parametrize("change", ["codebook", "shape", "dtype", "index"])
-def test_altered_indices_are_refused(clustered_bert, tmp_path, change):
-    folder = kb.export.hdf5(clustered_bert, tmp_path / "bundle")
+def test_altered_indices_are_refused(bundle, tmp_path, change):
+    folder = bundle
     with h5py.File(folder / "model.weights.h5", "r+") as opened:
         name = opened.visit(lambda path: path if path.endswith(".indices") else None)
         item = opened[name]
@@ -134,8 +149,8 @@ def test_altered_indices_are_refused(clustered_bert, tmp_path, change):
         read_model(folder / "model.json", folder / "model.weights.h5")
 
 
-def test_a_shape_beyond_the_model_is_refused_before_it_is_made(clustered_bert, tmp_path):
-    folder = kb.export.hdf5(clustered_bert, tmp_path / "bundle")
+def test_a_shape_beyond_the_model_is_refused_before_it_is_made(bundle):
+    folder = bundle
     with h5py.File(folder / "model.weights.h5", "r+") as opened:
         opened[opened.visit(lambda path: path if path.endswith(".indices") else None)].attrs["shape"] = [10**6, 10**6]
     with pytest.raises(ValueError, match="to hold the model's"):

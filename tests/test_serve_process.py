@@ -51,6 +51,7 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_0(slow_model: Path, number: signal.Signals) -> None:
     with serving(slow_model) as (process, url), concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kerasbig.export.bundles import bundle, hdf5, litert, saved_model
+    from kerasbig.export.generator_predictors import Generator, HDF5Generator, SavedModelGenerator
+    from kerasbig.export.litert_generator import LiteRTGenerator
+    from kerasbig.export.loading import load
     from kerasbig.export.manifests import read_manifest
     from kerasbig.export.parity import ExportError
-    from kerasbig.export.predictors import HDF5Predictor, LiteRTPredictor, Predictor, SavedModelPredictor, load, predictions
+    from kerasbig.export.predictors import HDF5Predictor, LiteRTPredictor, Predictor, SavedModelPredictor, predictions
     from kerasbig.export.twin import float32_twin
 
 __all__ = [
     "ExportError",
+    "Generator",
+    "HDF5Generator",
     "HDF5Predictor",
+    "LiteRTGenerator",
     "LiteRTPredictor",
     "Predictor",
+    "SavedModelGenerator",
     "SavedModelPredictor",
     "bundle",
     "float32_twin",
@@ -34,15 +41,19 @@ __all__ = [
 # No module has the name of a public function: importing it would put the module in the function's place.
 _MODULES = {
     "ExportError": "parity",
+    "Generator": "generator_predictors",
+    "HDF5Generator": "generator_predictors",
     "HDF5Predictor": "predictors",
+    "LiteRTGenerator": "litert_generator",
     "LiteRTPredictor": "predictors",
     "Predictor": "predictors",
+    "SavedModelGenerator": "generator_predictors",
     "SavedModelPredictor": "predictors",
     "bundle": "bundles",
     "float32_twin": "twin",
     "hdf5": "bundles",
     "litert": "bundles",
-    "load": "predictors",
+    "load": "loading",
     "predictions": "predictors",
     "read_manifest": "manifests",
     "saved_model": "bundles",

@@ -6,48 +6,34 @@ import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import keras_hub
-import numpy as np
-import tensorflow as tf
+import keras
 
 from kerasbig.export.kept import Kept, carry_over, plan
+from kerasbig.export.kinds import Kind, fingerprint, kind_of
 from kerasbig.export.manifests import (
     CLASSES_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
     SINGLE_FILES,
+    TASK_FILE,
     hashes,
     size_of,
 )
-from kerasbig.export.parity import DEFAULT_EXAMPLES, Expected, ExportError, run_checks
-from kerasbig.export.predictors import checked_texts
-from kerasbig.export.to_hdf5 import write_hdf5
-from kerasbig.export.to_litert import write_litert
-from kerasbig.export.to_saved_model import write_saved_model
-from kerasbig.export.twin import (
-    class_names_of,
-    fingerprint,
-    float32_twin,
-    is_quantized,
-    litert_twin,
-    reference_logits,
-    require_classifier,
-)
+from kerasbig.export.parity import run_checks
+from kerasbig.export.twin import float32_twin
 from kerasbig.files import replacing_folder
+from kerasbig.remote import require_local
 
 FORMATS = ("saved_model", "hdf5", "litert")
 QUANTIZATIONS = ("dynamic", "int8", "float16")
 PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "h5py", "ai-edge-litert", "tokenizers", "numpy")
-# Between the model and its float32 copy: rounding and no more, even where an accelerator multiplies in TensorFloat-32.
-_TWIN_TOLERANCE = 0.02
 
-Model: TypeAlias = keras_hub.models.BertTextClassifier
+Model: TypeAlias = keras.Model
 
 
 def bundle(
@@ -57,7 +43,7 @@ def bundle(
     *,
     quantize: str | None = "dynamic",
     version: int = 1,
-    examples: Sequence[str] | None = None,
+    examples: Sequence[Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -67,11 +53,12 @@ def bundle(
     older SavedModel versions may be of older ones, to go back to.
 
     Args:
-        model: A KerasHub BERT classifier with its preprocessor. In bfloat16 or float16 it is exported in float32.
+        model: A KerasHub BERT classifier, or GPT-2 generator, with its preprocessor. In bfloat16 or float16 it is exported
+            in float32.
         path: The Bundle's folder.
         formats: Out of "saved_model", "hdf5" and "litert".
         quantize: The LiteRT file's numbers: "dynamic" for int8 weights, "int8" for int8 activations too, which takes a
-            model from `kerasbig.compress.quantize_model`, "float16" for float16 weights, or None for float32.
+            classifier from `kerasbig.compress.quantize_model`, "float16" for float16 weights, or None for float32.
         version: The SavedModel's version, the name of its folder.
         examples: Texts that each file must answer as the model does. By default some that are hard to tokenize.
         metrics: Figures to keep in the manifest, such as the test accuracy.
@@ -82,7 +69,7 @@ def bundle(
         The Bundle's folder.
 
     Raises:
-        TypeError: If `model` is no KerasHub BERT classifier.
+        TypeError: If `model` is no KerasHub BERT classifier or GPT-2 generator.
         ValueError: If a format, `quantize`, `version`, `examples` or `metrics` is not valid.
         FileExistsError: If a format or version exists, or belongs to a different model, without `overwrite`; or if the
             folder is not a Bundle.
@@ -98,29 +85,25 @@ def bundle(
     """
     formats = _checked_formats(formats)
     _check_options(quantize, version, metrics)
-    texts = _checked_examples(examples)
-    require_classifier(model)
-    if quantize == "int8" and "litert" in formats and not is_quantized(model):
-        raise ValueError(
-            "Expected a model with ranges for quantize='int8'. Received: one without. Calibrate it with "
-            "kerasbig.compress.quantize_model(model, calibration=batches), or use quantize='dynamic', which needs none."
-        )
-    target = Path(path)
+    kind = kind_of(model)
+    asked = kind.exporter.checked_examples(examples)
+    rounding = quantize if "litert" in formats else None
+    if rounding == "int8" and not kind.int8_activations:
+        raise ValueError(f"Expected quantize out of dynamic, float16, None for a {kind.task}. Received: 'int8'. Take 'dynamic'.")
+    kind.exporter.require(model, rounding)
+    target = require_local(path)
     mark = fingerprint(model)
     kept = plan(target, formats, version, mark, overwrite)
     twin = float32_twin(model)
-    expected = _expected(model, twin, texts)
+    expected = kind.exporter.expect(model, twin, asked, formats, quantize)
     # The rules about what may be replaced were applied above, format by format.
     with replacing_folder(target, overwrite=True) as stage:
         carry_over(target, stage, kept)
-        entries = _write(model, twin, stage, formats, version, quantize)
+        entries = _write(kind, model, twin, stage, formats, version, quantize)
         folders = {name: stage / str(version) if name == "saved_model" else stage for name in formats}
-        answers = dict.fromkeys(formats, expected)
-        if quantize == "int8" and "litert" in formats:
-            answers["litert"] = replace(expected, logits=reference_logits(litert_twin(model, int8=True), texts))
-        for name, measured in run_checks(folders, answers, quantize=quantize).items():
+        for name, measured in run_checks(folders, expected, quantize=quantize).items():
             entries[name] |= {"parity": measured, "model_fingerprint": mark}
-        _write_manifest(stage, model, mark, entries, kept, metrics)
+        _write_manifest(stage, kind, model, mark, entries, kept, metrics)
     return target
 
 
@@ -129,14 +112,16 @@ def saved_model(
     path: str | os.PathLike[str],
     *,
     version: int = 1,
-    examples: Sequence[str] | None = None,
+    examples: Sequence[Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes a SavedModel that takes raw texts: `bundle` with one format.
 
-    Signatures: `serving_default` from string `text` (B,) to `label`, `label_id` and `probabilities`, or to `value` for
-    regression; `logits` from `text` to `logits`.
+    Signatures of a classifier: `serving_default` from string `text` (B,) to `label`, `label_id` and `probabilities`, or
+    to `value` for regression; `logits` from `text` to `logits`. Of a generator: `serving_default` from `text` (B,) and
+    the scalars `max_tokens`, `temperature` (0 is greedy), `top_k`, `top_p`, `repetition_penalty` and `seed` to the `text`
+    that comes after; `generate_xla`, the same compiled by XLA; `score` from `text` to `log_likelihood` and `tokens`.
 
     Args:
         model: As in `bundle`.
@@ -164,7 +149,7 @@ def hdf5(
     model: Model,
     path: str | os.PathLike[str],
     *,
-    examples: Sequence[str] | None = None,
+    examples: Sequence[Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -196,7 +181,7 @@ def litert(
     path: str | os.PathLike[str],
     *,
     quantize: str | None = "dynamic",
-    examples: Sequence[str] | None = None,
+    examples: Sequence[Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -251,59 +236,28 @@ def _check_options(quantize: str | None, version: int, metrics: Mapping[str, Any
         raise ValueError(f"Expected metrics to be names and finite numbers that JSON can hold. Received: {metrics!r} ({error}).") from error
 
 
-def _checked_examples(examples: Sequence[str] | None) -> tuple[str, ...]:
-    texts = tuple(checked_texts(DEFAULT_EXAMPLES if examples is None else examples, "examples"))
-    if not texts:
-        raise ValueError("Expected examples to have at least one text. Received none: leave it out for the built-in ones.")
-    return texts
-
-
-def _expected(model: Model, twin: Model, texts: tuple[str, ...]) -> Expected:
-    logits = reference_logits(twin, texts)
-    if not np.isfinite(logits).all():
-        raise ExportError(
-            "Expected the model to return finite logits. Received: NaN or infinity; its training has diverged. Nothing was written."
-        )
-    if not is_quantized(model) and all(layer.dtype_policy.name == "float32" for layer in (model, *model.layers)):
-        difference = float(np.abs(reference_logits(model, texts) - logits).max())
-        if not difference <= _TWIN_TOLERANCE * max(1.0, float(np.abs(logits).max())):
-            raise ExportError(
-                "Expected the model to be what its configuration says. "
-                f"Received: logits that differ by {difference:.2g} from a model rebuilt from it. "
-                "Remove what training added, with kerasbig.compress.strip. Nothing was written."
-            )
-    with tf.device("/CPU:0"):
-        features = tf.function(model.preprocessor)(tf.constant(texts))
-    rows = zip(features["token_ids"].numpy(), features["padding_mask"].numpy(), strict=True)
-    token_ids = [row[: np.flatnonzero(mask).max(initial=0) + 1].tolist() for row, mask in rows]
-    return Expected(texts, token_ids, logits, class_names_of(model))
-
-
 def _write(
-    model: Model, twin: Model, stage: Path, formats: tuple[str, ...], version: int, quantize: str | None
+    kind: Kind, model: Model, twin: Model, stage: Path, formats: tuple[str, ...], version: int, quantize: str | None
 ) -> dict[str, dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     for name in formats:
+        entry: dict[str, Any] = {"path": SINGLE_FILES[name][0]} if name in SINGLE_FILES else {"path": str(version), "version": version}
+        entries[name] = entry | ({"quantize": quantize} if name == "litert" else {})
+        kind.exporter.write(name, model, twin, stage if name in SINGLE_FILES else stage / str(version), quantize)
         if name == "saved_model":
-            folder = stage / str(version)
-            write_saved_model(twin, folder)
-            entries[name] = {"path": str(version), "version": version, "bytes": size_of(folder)}
-            continue
-        if name == "hdf5":
-            write_hdf5(twin, stage)
-            entries[name] = {"path": SINGLE_FILES[name][0]}
-        else:
-            write_litert(model if quantize == "int8" else twin, stage, quantize)
-            entries[name] = {"path": SINGLE_FILES[name][0], "quantize": quantize}
-        entries[name]["bytes"] = sum(size_of(stage / file) for file in SINGLE_FILES[name])
+            # TF Serving leaves `assets.extra` alone; by this file the folder is known without its Bundle.
+            (stage / str(version) / "assets.extra").mkdir(exist_ok=True)
+            (stage / str(version) / "assets.extra" / TASK_FILE).write_text(json.dumps({"task": kind.task}), encoding="utf-8")
+        written = [stage / file for file in SINGLE_FILES.get(name, (str(version),))]
+        entries[name]["bytes"] = sum(size_of(path) for path in written if path.exists())
     return entries
 
 
 def _write_manifest(
-    stage: Path, model: Model, mark: str, entries: dict[str, dict[str, Any]], kept: Kept, metrics: Mapping[str, Any] | None
+    stage: Path, kind: Kind, model: Model, mark: str, entries: dict[str, dict[str, Any]], kept: Kept, metrics: Mapping[str, Any] | None
 ) -> None:
-    names = class_names_of(model)
-    (stage / CLASSES_FILE).write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    about = kind.exporter.about(model)
+    (stage / CLASSES_FILE).write_text(json.dumps(about["classes"], ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     versions = dict(kept.versions)
     if "saved_model" in entries:
         versions[str(entries["saved_model"]["version"])] = entries["saved_model"]
@@ -316,11 +270,10 @@ def _write_manifest(
     manifest = {
         "kerasbig": _version("kerasbig"),
         "format_version": FORMAT_VERSION,
-        "task": "text-classifier",
+        "task": kind.task,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name.replace("-", "_"): _version(name) for name in PACKAGES},
-        "classes": None if names is None else list(names),
-        "sequence_length": model.preprocessor.sequence_length,
+        **about,
         "model_fingerprint": mark,
         "metrics": dict(metrics) if metrics is not None else kept.metrics or {},
         "formats": {name: formats[name] for name in FORMATS if name in formats},

@@ -12,6 +12,8 @@ from kerasbig.files import sha256
 
 MANIFEST_FILE = "manifest.json"
 CLASSES_FILE = "classes.json"
+# In a SavedModel's assets.extra: what kind of model it is.
+TASK_FILE = "task.json"
 FORMAT_VERSION = 1
 # The largest, a vocabulary of a million tokens, is below.
 _LARGEST_JSON = 64 * 2**20

@@ -11,9 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+
+from kerasbig.export.predictors import checked_texts
 
 FRESH_CHECK = Path(__file__).with_name("fresh_check.py")
 TIMEOUT_SECONDS = 900
@@ -45,9 +47,35 @@ class ExportError(RuntimeError):
     """An exported file that does not do what the model does, or could not be written. Nothing of it was kept."""
 
 
+class Check(Protocol):
+    """What an exported model is asked in a fresh process, and how its answers are judged."""
+
+    @property
+    def script(self) -> Path:
+        """The script that asks, given the format, a job file and a result file."""
+
+    def job(self) -> dict[str, Any]:
+        """Returns what the script is given, beside the `path`, as JSON."""
+
+    def measured(self, kind: str, answer: Mapping[str, Any], quantize: str | None) -> dict[str, Any]:
+        """Returns the figures for the manifest, or raises an `ExportError`."""
+
+
+def checked_examples(examples: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the texts that each exported file must answer as the model does; the built-in ones for None.
+
+    Raises:
+        ValueError: If they are no texts, or none at all.
+    """
+    texts = tuple(checked_texts(DEFAULT_EXAMPLES if examples is None else examples, "examples"))
+    if not texts:
+        raise ValueError("Expected examples to have at least one text. Received none: leave it out for the built-in ones.")
+    return texts
+
+
 @dataclass(frozen=True)
 class Expected:
-    """What the model answers in this process.
+    """What a classifier answers in this process.
 
     Attributes:
         texts: The N texts asked.
@@ -60,9 +88,18 @@ class Expected:
     token_ids: Sequence[Sequence[int]]
     logits: np.ndarray
     class_names: tuple[str, ...] | None
+    script: Path = FRESH_CHECK
+
+    def job(self) -> dict[str, Any]:
+        """Returns the texts."""
+        return {"texts": list(self.texts)}
+
+    def measured(self, kind: str, answer: Mapping[str, Any], quantize: str | None) -> dict[str, Any]:
+        """Compares by `compare`."""
+        return compare(kind, answer, self, tolerance_of(kind, quantize, self.logits))
 
 
-def run_checks(kinds: Mapping[str, Path], expected: Mapping[str, Expected], *, quantize: str | None) -> dict[str, dict[str, Any]]:
+def run_checks(kinds: Mapping[str, Path], expected: Mapping[str, Check], *, quantize: str | None) -> dict[str, dict[str, Any]]:
     """Runs each exported format in a fresh process, all at once, and compares the answers.
 
     Args:
@@ -71,14 +108,14 @@ def run_checks(kinds: Mapping[str, Path], expected: Mapping[str, Expected], *, q
         quantize: The LiteRT file's quantization, which sets its tolerance.
 
     Returns:
-        Format to `{"max_abs_logit_difference": ..., "tolerance": ..., "examples": ...}`, as the manifest keeps it.
+        Format to its figures, such as `{"max_abs_logit_difference": ..., "tolerance": ..., "examples": ...}`.
 
     Raises:
         ExportError: If a process fails or an answer differs by more than the tolerance.
     """
     with tempfile.TemporaryDirectory(prefix="kerasbig-check-") as scratch:
-        answers = _answers(kinds, next(iter(expected.values())).texts, Path(scratch))
-    return {kind: compare(kind, answers[kind], expected[kind], tolerance_of(kind, quantize, expected[kind].logits)) for kind in kinds}
+        answers = _answers(kinds, expected, Path(scratch))
+    return {kind: expected[kind].measured(kind, answers[kind], quantize) for kind in kinds}
 
 
 def tolerance_of(kind: str, quantize: str | None, logits: np.ndarray) -> float:
@@ -100,7 +137,7 @@ def compare(kind: str, answer: Mapping[str, Any], expected: Expected, tolerance:
         ExportError: If tokens, logits, labels or probabilities differ.
     """
     if "token_ids" in answer:
-        _compare_tokens(answer["token_ids"], expected)
+        compare_tokens(answer["token_ids"], expected.texts, expected.token_ids)
     logits = np.asarray(answer["logits"], "float32")
     if logits.shape != expected.logits.shape:
         raise ExportError(
@@ -113,18 +150,19 @@ def compare(kind: str, answer: Mapping[str, Any], expected: Expected, tolerance:
         worst = int(np.argmax(np.nan_to_num(difference.max(axis=1), nan=np.inf)))
         raise ExportError(
             f"Expected the exported {kind} to answer as the model does, within {tolerance:.2g}. "
-            f"Received: logits that differ by {largest:.2g} for {_short(expected.texts[worst])}. Nothing was written."
+            f"Received: logits that differ by {largest:.2g} for {shortened(expected.texts[worst])}. Nothing was written."
         )
     _compare_answers(kind, answer, logits, expected.class_names)
     return {"max_abs_logit_difference": largest, "tolerance": tolerance, "examples": len(expected.texts)}
 
 
-def _compare_tokens(token_ids: Sequence[Sequence[int]], expected: Expected) -> None:
-    for text, received, wanted in zip(expected.texts, token_ids, expected.token_ids, strict=True):
+def compare_tokens(token_ids: Sequence[Sequence[int]], texts: Sequence[str], right: Sequence[Sequence[int]]) -> None:
+    """Raises an `ExportError` if an exported tokenizer gives other tokens than the model's own."""
+    for text, received, wanted in zip(texts, token_ids, right, strict=True):
         if list(received) != list(wanted):
             place = next((i for i, (a, b) in enumerate(zip(received, wanted, strict=False)) if a != b), min(len(received), len(wanted)))
             raise ExportError(
-                f"Expected tokenizer.json to give the model's own token ids. Received: others from token {place} on for {_short(text)}: "
+                f"Expected tokenizer.json to give the model's own token ids. Received: others from token {place} on for {shortened(text)}: "
                 f"{list(received)[place : place + 4]} instead of {list(wanted)[place : place + 4]}. Nothing was written."
             )
 
@@ -149,7 +187,7 @@ def _compare_answers(kind: str, answer: Mapping[str, Any], logits: np.ndarray, c
         )
 
 
-def _answers(kinds: Mapping[str, Path], texts: Sequence[str], scratch: Path) -> dict[str, dict[str, Any]]:
+def _answers(kinds: Mapping[str, Path], expected: Mapping[str, Check], scratch: Path) -> dict[str, dict[str, Any]]:
     if not sys.executable:
         raise ExportError("Expected a Python executable to check the export with. Received: an embedded Python without sys.executable.")
     # CPU only: this process may hold the whole memory of the accelerator.
@@ -159,19 +197,22 @@ def _answers(kinds: Mapping[str, Path], texts: Sequence[str], scratch: Path) -> 
     try:
         for kind, path in kinds.items():
             job, result, log = (scratch / f"{kind}.{name}" for name in ("job", "result", "log"))
-            job.write_text(json.dumps({"path": str(path.resolve()), "texts": list(texts)}), encoding="utf-8")
+            job.write_text(json.dumps({"path": str(path.resolve()), **expected[kind].job()}), encoding="utf-8")
             # -P keeps the script's own folder off the path: it lies inside the package.
-            command = [sys.executable, "-P", str(FRESH_CHECK), kind, str(job), str(result)]
-            with open(log, "wb") as stream:
-                processes[kind] = subprocess.Popen(
-                    command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, cwd=scratch, env=environment
-                )
+            command = [sys.executable, "-P", str(expected[kind].script), kind, str(job), str(result)]
+            processes[kind] = start(command, log, environment)
         return {kind: _result(kind, process, scratch, deadline) for kind, process in processes.items()}
     finally:
         for process in processes.values():
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+def start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts a fresh process in the folder of its log."""
+    with open(log, "wb") as stream:
+        return subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, cwd=log.parent, env=environment)
 
 
 def _result(kind: str, process: subprocess.Popen[bytes], scratch: Path, deadline: float) -> dict[str, Any]:
@@ -187,5 +228,11 @@ def _result(kind: str, process: subprocess.Popen[bytes], scratch: Path, deadline
     return answer
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """Returns the beginning of a text, as messages show it.
+
+    Example:
+        >>> shortened("a film")
+        "'a film'"
+    """
     return repr(text if len(text) <= 60 else text[:60] + "…")

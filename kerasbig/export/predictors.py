@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import threading
 from collections import OrderedDict
@@ -12,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kerasbig.export.manifests import CLASSES_FILE, MANIFEST_FILE, SINGLE_FILES, check_files, files_of, read_json, read_manifest, size_of
+from kerasbig.export.manifests import CLASSES_FILE, SINGLE_FILES, read_json, size_of
 
 _BATCH = 32
 # An interpreter holds its own packed copy of the weights (22 million of them: 20 MB in int8, 100 to 170 MB in float), so
@@ -40,53 +39,6 @@ class Predictor(Protocol):
 
     def bytes_on_disk(self) -> int:
         """Returns the size of all files that an answer needs."""
-
-
-def load(path: str | os.PathLike[str], format: str | None = None, *, version: int | None = None, verify: bool = True) -> Predictor:
-    """Loads an exported model.
-
-    A SavedModel is code that TensorFlow runs: load only those you trust. HDF5 runs nothing; LiteRT runs its own
-    operations on a file that is not checked beyond its hash.
-
-    Args:
-        path: A Bundle; or a version folder, `model.weights.h5` or `model.tflite` in one.
-        format: "saved_model", "hdf5" or "litert". By default the first of saved_model, litert, hdf5 that is there.
-        version: The SavedModel's version. The latest if None.
-        verify: Whether the files are compared with the manifest's SHA-256 first.
-
-    Returns:
-        A predictor of that format.
-
-    Raises:
-        FileNotFoundError: If the file or format is missing.
-        ValueError: If a file was altered since the export, or `format` is unknown.
-
-    Example:
-        >>> import kerasbig as kb, tempfile
-        >>> vocabulary = kb.text.learn_wordpiece(["a fine film"], 60)
-        >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=vocabulary, sequence_length=16)
-        >>> predictor = load(kb.export.litert(model, tempfile.mkdtemp() + "/sentiment"))
-        >>> predictor.format, predictor.logits(["a film", "fine"]).shape
-        ('litert', (2, 2))
-    """
-    folder, format, version = _located(Path(path), format, version)
-    if not (folder / MANIFEST_FILE).is_file():
-        return _opened(folder, format, version)
-    manifest = read_manifest(folder)
-    present = manifest["formats"]
-    if format is None:
-        format = next((name for name in ("saved_model", "litert", "hdf5") if name in present), "saved_model")
-    if format not in present or (version is not None and str(version) not in manifest["saved_model_versions"]):
-        what = format if version is None else f"version {version} of saved_model"
-        raise FileNotFoundError(f"Expected {what} in {str(folder)!r}. It has: {', '.join(present)}. Add it with kb.export.bundle.")
-    if format == "saved_model":
-        version = int(present[format]["version"]) if version is None else version
-    if verify:
-        inner = str(version) if format == "saved_model" else None
-        check_files(folder, files_of(manifest, format, version), inner)
-        if format != "saved_model" and CLASSES_FILE in manifest["files"]:
-            check_files(folder, {CLASSES_FILE: manifest["files"][CLASSES_FILE]})
-    return _opened(folder, format, version)
 
 
 class SavedModelPredictor:
@@ -301,39 +253,3 @@ def _class_names(file: Path) -> tuple[str, ...] | None:
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise ValueError(f"Expected {str(file)!r} to be a list of class names, or null. It is altered: export the Bundle again.")
     return None if names is None else tuple(names)
-
-
-def _located(path: Path, format: str | None, version: int | None) -> tuple[Path, str | None, int | None]:
-    """Finds the folder of what `path` names."""
-    if format is not None and format not in ("saved_model", *SINGLE_FILES):
-        known = ("saved_model", *SINGLE_FILES)
-        close = difflib.get_close_matches(format, known, 1)
-        raise ValueError(
-            f"Expected format out of {', '.join(known)}. Received: {format!r}.{f' Did you mean {close[0]!r}?' if close else ''}"
-        )
-    if not path.exists():
-        raise FileNotFoundError(
-            f"Expected a Bundle or a file in one. Received: {str(path)!r}, which is not there. Write one with kb.export.bundle."
-        )
-    if path.is_file():
-        named = {".h5": "hdf5", ".tflite": "litert"}.get(path.suffix)
-        if named is None or path.name != SINGLE_FILES[named][0] or format not in (None, named):
-            raise ValueError(
-                f"Expected model.weights.h5 or model.tflite, or a Bundle's folder. Received: {str(path)!r} as format={format!r}."
-            )
-        return path.parent, named, None
-    if (path / "saved_model.pb").is_file() and path.name.isdecimal():
-        return path.parent, "saved_model", int(path.name)
-    return path, format, version
-
-
-def _opened(folder: Path, format: str | None, version: int | None) -> Predictor:
-    if format == "saved_model" and version is not None:
-        return SavedModelPredictor(folder / str(version))
-    if format == "hdf5":
-        return HDF5Predictor(folder)
-    if format == "litert":
-        return LiteRTPredictor(folder)
-    raise FileNotFoundError(
-        f"Expected a Bundle, a folder with {MANIFEST_FILE}. Received: {str(folder)!r}. Write one with kb.export.bundle."
-    )

@@ -8,12 +8,12 @@ them (`NAME.indices`), in four bits each where 16 values do. Keras does not find
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import keras
-import keras_hub
 import numpy as np
 
 # The strongest level gains under 1 % over 6 on BERT weights, at several times the time. Shuffling bytes loses: it takes
@@ -28,17 +28,18 @@ WEIGHTS_FILE = "model.weights.h5"
 CONFIG_FILE = "model.json"
 
 
-def write_hdf5(model: keras_hub.models.BertTextClassifier, folder: Path) -> None:
+def write_hdf5(model: keras.Model, folder: Path, tokenizer_parts: Mapping[str, Any]) -> None:
     """Writes `model.weights.h5` and `model.json` into a folder.
 
     Keras alone reads them: `keras.models.model_from_json(text)` with keras_hub imported, then `load_weights`; the weights of
     a clustered model after `expand_weights`.
 
     Args:
-        model: A float32 classifier with its preprocessor.
+        model: A float32 KerasHub task with its preprocessor.
         folder: An existing folder.
+        tokenizer_parts: What KerasHub leaves out of the tokenizer's configuration, such as the vocabulary.
     """
-    (folder / CONFIG_FILE).write_text(json.dumps(model_config(model), ensure_ascii=False), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps(model_config(model, tokenizer_parts), ensure_ascii=False), encoding="utf-8")
     raw = folder / "raw.weights.h5"
     try:
         model.save_weights(raw)
@@ -47,14 +48,10 @@ def write_hdf5(model: keras_hub.models.BertTextClassifier, folder: Path) -> None
         raw.unlink(missing_ok=True)
 
 
-def model_config(model: keras_hub.models.BertTextClassifier) -> dict[str, Any]:
+def model_config(model: keras.Model, tokenizer_parts: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the model's Keras configuration with its vocabulary, without optimizer and loss."""
     config: dict[str, Any] = keras.saving.serialize_keras_object(model)
-    tokenizer = model.preprocessor.tokenizer
-    # KerasHub keeps the vocabulary in a file of its own and forgets `split_on_cjk`.
-    settings = config["config"]["preprocessor"]["config"]["tokenizer"]["config"]
-    settings["vocabulary"] = list(tokenizer.get_vocabulary())
-    settings["split_on_cjk"] = tokenizer.split_on_cjk
+    config["config"]["preprocessor"]["config"]["tokenizer"]["config"].update(tokenizer_parts)
     for part in (config, config["config"]["backbone"]):
         part.pop("compile_config", None)
         part.pop("build_config", None)

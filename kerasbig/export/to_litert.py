@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras_hub
 import numpy as np
@@ -16,7 +17,7 @@ from kerasbig.export.twin import litert_twin
 
 MODEL_FILE = "model.tflite"
 TOKENIZER_FILE = "tokenizer.json"
-_STEPS_AN_OCTAVE = 8
+STEPS_AN_OCTAVE = 8
 _MOST_CLUSTERS = 256
 _LOG_2 = float(np.log(2.0))
 INPUTS = ("token_ids", "padding_mask", "segment_ids")
@@ -57,7 +58,7 @@ class _RowScaledEmbedding(ReversibleEmbedding):
         return tf.quantization.fake_quant_with_min_max_args(table, -1.0, 1.0, narrow_range=True) if self.rounded else table
 
     def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
-        sizes = tf.exp(_LOG_2 * tf.cast(tf.gather(self.row_exponents, inputs), tf.float32) / _STEPS_AN_OCTAVE)
+        sizes = tf.exp(_LOG_2 * tf.cast(tf.gather(self.row_exponents, inputs), tf.float32) / STEPS_AN_OCTAVE)
         return super().call(inputs, reverse) * sizes[..., None]
 
 
@@ -68,13 +69,25 @@ def _scale_rows(layer: ReversibleEmbedding, *, rounded: bool) -> None:
     lose most. It would quantize a table of float sizes as well, so they are kept as whole numbers of an eighth of an octave.
     """
     table = layer.embeddings.numpy()  # (V, D)
+    exponents = row_exponents(table, rounded=rounded)
+    layer.embeddings.assign(table / np.exp2(exponents[:, None] / STEPS_AN_OCTAVE))
+    layer.row_exponents, layer.rounded = tf.constant(exponents), rounded
+    layer.__class__ = _RowScaledEmbedding
+
+
+def row_exponents(table: np.ndarray, *, rounded: bool = False) -> np.ndarray:
+    """Returns the size of each row of (V, D) in whole eighths of an octave, int32 (V,): no value is above it.
+
+    Example:
+        >>> row_exponents(np.float32([np.linspace(0, 0.5, 300), np.linspace(-3, 3, 300)])).tolist()
+        [-8, 13]
+    """
     largest = np.maximum(np.abs(table).max(axis=1), 1e-12)
     if len(np.unique(table)) <= _MOST_CLUSTERS:  # one size keeps the few values of a clustered table few
         largest[:] = largest.max()
-    exponents = np.ceil(np.log2(largest) * _STEPS_AN_OCTAVE).astype("int32")
-    layer.embeddings.assign(table / np.exp2(exponents[:, None] / _STEPS_AN_OCTAVE))
-    layer.row_exponents, layer.rounded = tf.constant(exponents), rounded
-    layer.__class__ = _RowScaledEmbedding
+    elif rounded:  # as `kerasbig.compress` rounds rows in training
+        largest *= 127.0 / 127.5
+    return np.ceil(np.log2(largest) * STEPS_AN_OCTAVE).astype("int32")
 
 
 def _convert(model: keras_hub.models.BertTextClassifier, quantize: str | None) -> bytes:
@@ -85,8 +98,21 @@ def _convert(model: keras_hub.models.BertTextClassifier, quantize: str | None) -
         features = {"token_ids": token_ids, "padding_mask": padding_mask, "segment_ids": segment_ids}
         return tf.identity(model(features, training=False), name="logits")
 
+    return converted(logits, quantize)
+
+
+def converted(function: Any, quantize: str | None) -> bytes:
+    """Converts a function of fixed signature, with its weights, to a LiteRT file.
+
+    Args:
+        function: A `tf.function`.
+        quantize: As in `write_litert`.
+
+    Raises:
+        ExportError: If the converter fails.
+    """
     # With variables in place the converter writes a small file that answers NaN, without an error.
-    frozen = convert_variables_to_constants_v2(logits.get_concrete_function())
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
     # A converter remembers its last mode: one for each conversion.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -95,9 +121,9 @@ def _convert(model: keras_hub.models.BertTextClassifier, quantize: str | None) -
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     try:
-        converted: bytes = converter.convert()
+        file: bytes = converter.convert()
     except Exception as error:
         # The converter raises nearly anything, with a page of MLIR.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExportError(f"Expected the model to convert to LiteRT. The converter says: {reason}") from error
-    return converted
+    return file

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from kerasbig.export.signatures import text_to_logits
+from kerasbig.export.signatures import trim
 
 
-def float32_twin(model: keras_hub.models.BertTextClassifier) -> keras_hub.models.BertTextClassifier:
-    """Rebuilds a classifier in float32 with the same weights, those of clustered and quantized layers as they compute.
+def float32_twin(model: keras.Model) -> keras.Model:
+    """Rebuilds a model in float32 with the same weights, those of clustered, quantized and LoRA layers as they compute.
 
     A model built under `mixed_bfloat16` keeps its variables in float32 and computes in bfloat16; the twin computes in
     float32 too. The twin shares the model's preprocessor and is not compiled; the model itself is left as it is.
 
     Args:
-        model: A KerasHub BERT classifier with its preprocessor.
+        model: A KerasHub BERT classifier, CausalLM or ImageClassifier with its preprocessor.
 
     Returns:
         A new model of the same class and with the same `class_names`.
 
     Raises:
-        TypeError: If `model` is not such a classifier.
+        TypeError: If `model` is no such model.
         ValueError: If it has weights that its configuration does not know, or an activation on its logits.
 
     Example:
@@ -37,6 +36,10 @@ def float32_twin(model: keras_hub.models.BertTextClassifier) -> keras_hub.models
         >>> float32_twin(model).dtype_policy.name
         'float32'
     """
+    if isinstance(model, keras_hub.models.CausalLM):
+        return _rebuilt_generator(model)
+    if isinstance(model, keras_hub.models.ImageClassifier | keras_hub.models.ObjectDetector):
+        return _rebuilt_image_task(model)
     require_classifier(model)
     return _rebuilt(model, model.backbone.max_sequence_length)
 
@@ -61,6 +64,18 @@ def is_quantized(model: keras.Model) -> bool:
     return any(getattr(getattr(layer, "compression", None), "weight_quantizer", None) is not None for layer in _kernel_layers(model))
 
 
+def require_tensorflow() -> None:
+    """Raises a ValueError if Keras runs on another backend.
+
+    Example:
+        >>> require_tensorflow()
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Expected Keras to run on TensorFlow. Received: the backend {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
+        )
+
+
 def require_classifier(model: object) -> None:
     """Raises if `model` is nothing that can be exported.
 
@@ -68,10 +83,7 @@ def require_classifier(model: object) -> None:
         TypeError: If it is no KerasHub BERT classifier, or has no preprocessor.
         ValueError: If it gives no logits, its class names do not fit, or Keras runs on another backend.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"Expected Keras to run on TensorFlow. Received: the backend {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
-        )
+    require_tensorflow()
     if not isinstance(model, keras_hub.models.BertTextClassifier):
         raise TypeError(
             f"Expected model to be a keras_hub.models.BertTextClassifier. Received: {type(model).__name__}. "
@@ -96,45 +108,77 @@ def class_names_of(model: keras.Model) -> tuple[str, ...] | None:
     return None if names is None else tuple(str(name) for name in names)
 
 
-def fingerprint(model: keras_hub.models.BertTextClassifier) -> str:
-    """Returns the SHA-256 over all that an answer depends on: weights, tokenizer, sequence length and class names."""
-    tokenizer = model.preprocessor.tokenizer
-    facts = {
-        "classes": class_names_of(model),
-        "sequence_length": model.preprocessor.sequence_length,
-        "vocabulary": list(tokenizer.get_vocabulary()),
-        "rules": [tokenizer.lowercase, tokenizer.strip_accents, tokenizer.split_on_cjk, tokenizer.special_tokens_in_strings],
-    }
-    digest = hashlib.sha256(json.dumps(facts).encode())
-    for value in model.get_weights():
-        array = np.ascontiguousarray(value, dtype="float32")
-        digest.update(str(array.shape).encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def tokenized(model: keras_hub.models.BertTextClassifier, texts: Sequence[str]) -> dict[str, tf.Tensor]:
+    """Tokenizes N texts as an exported graph does: int32 (N, T) features without columns of padding alone."""
+    with tf.device("/CPU:0"):
+        # Called outside a graph, KerasHub tokenizes in Python, which gives other tokens for rare characters.
+        return trim(tf.function(model.preprocessor, autograph=False)(tf.constant(list(texts))))
+
+
+def logits_of(model: keras_hub.models.BertTextClassifier, features: Mapping[str, tf.Tensor]) -> np.ndarray:
+    """Computes float32 (N, C) logits in this process, on the CPU as the fresh processes do."""
+    with tf.device("/CPU:0"):
+        return np.asarray(tf.cast(model(dict(features), training=False), tf.float32))
 
 
 def reference_logits(model: keras_hub.models.BertTextClassifier, texts: Sequence[str]) -> np.ndarray:
-    """Computes float32 (N, C) logits in this process, on the CPU as the fresh processes do."""
+    """Computes float32 (N, C) logits of raw texts."""
+    return logits_of(model, tokenized(model, texts))
+
+
+def _rebuilt_generator(model: keras_hub.models.CausalLM) -> keras_hub.models.CausalLM:
+    _require_float(model)
     with tf.device("/CPU:0"):
-        return np.asarray(text_to_logits(model)(tf.constant(list(texts))), "float32")
+        backbone = type(model.backbone).from_config({**model.backbone.get_config(), "dtype": "float32"})
+        twin = type(model)(backbone=backbone, preprocessor=model.preprocessor)
+        for own, (_, value) in zip(twin.weights, _checked_weights(model, twin), strict=True):
+            own.assign(value)
+    twin.class_names = None
+    return twin
+
+
+def _rebuilt_image_task(model: Any) -> Any:
+    _require_float(model)
+    with tf.device("/CPU:0"):
+        backbone = type(model.backbone).from_config({**model.backbone.get_config(), "dtype": "float32"})
+        task = {name: value for name, value in model.get_config().items() if name != "name"}
+        twin = type(model)(**{**task, "backbone": backbone, "preprocessor": model.preprocessor})
+        for own, (_, value) in zip(twin.weights, _checked_weights(model, twin), strict=True):
+            own.assign(value)
+    twin.class_names = class_names_of(model)
+    return twin
 
 
 def _rebuilt(model: keras_hub.models.BertTextClassifier, positions: int) -> keras_hub.models.BertTextClassifier:
+    _require_float(model)
     config = {**model.backbone.get_config(), "dtype": "float32", "max_sequence_length": positions}
     with tf.device("/CPU:0"):
         backbone = keras_hub.models.BertBackbone.from_config(config)
         twin = keras_hub.models.BertTextClassifier(backbone, model.num_classes, preprocessor=model.preprocessor, dropout=model.dropout)
-        weights = _plain_weights(model)
-        if len(twin.weights) != len(weights):
-            raise ValueError(
-                f"Expected the {len(twin.weights)} weights of a plain BertTextClassifier. Received: {len(weights)}. "
-                "Remove what training added, with kerasbig.compress.strip, before the export."
-            )
         table = model.backbone.position_embedding.position_embeddings
-        for own, (source, value) in zip(twin.weights, weights, strict=True):
+        for own, (source, value) in zip(twin.weights, _checked_weights(model, twin), strict=True):
             own.assign(value[:positions] if source is table else value)
     twin.class_names = class_names_of(model)
     return twin
+
+
+def _require_float(model: keras.Model) -> None:
+    modes = {layer.quantization_mode for layer in _kernel_layers(model) if getattr(layer, "quantization_mode", None)}
+    if modes:
+        raise ValueError(
+            f"Expected float weights. Received: a model that Keras's own quantize made {', '.join(sorted(modes))}, "
+            "which no exported format can hold. Export the float model: quantize='dynamic' writes int8 weights."
+        )
+
+
+def _checked_weights(model: keras.Model, twin: keras.Model) -> list[tuple[keras.Variable, np.ndarray]]:
+    weights = _plain_weights(model)
+    if len(twin.weights) != len(weights):
+        raise ValueError(
+            f"Expected the {len(twin.weights)} weights of a plain {type(twin).__name__}. Received: {len(weights)}. "
+            "Remove what training added, with kerasbig.compress.strip, before the export."
+        )
+    return weights
 
 
 def _kernel_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -151,8 +195,14 @@ def _plain_weights(model: keras.Model) -> list[tuple[keras.Variable, np.ndarray]
         if hasattr(layer, "compression"):
             variable, value = layer.compression.finished_kernel(layer)
             finished[id(variable)] = value
+        elif getattr(layer, "lora_enabled", False):
+            embedding = isinstance(layer, keras.layers.Embedding)
+            # The public value is the sum of the frozen weights and what was trained beside them.
+            finished[id(layer._embeddings if embedding else layer._kernel)] = _float32(layer.embeddings if embedding else layer.kernel)
+            parts = ("lora_embeddings_a", "lora_embeddings_b") if embedding else ("lora_kernel_a", "lora_kernel_b")
+            added |= {id(getattr(layer, part)) for part in parts}
     return [(own, finished[id(own)] if id(own) in finished else _float32(own)) for own in model.weights if id(own) not in added]
 
 
-def _float32(variable: keras.Variable) -> np.ndarray:
+def _float32(variable: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

@@ -9,25 +9,20 @@ from typing import Any
 
 import h5py
 import keras
-import keras_hub
 import numpy as np
 
+from kerasbig.export.kinds import KINDS
 from kerasbig.export.manifests import read_json
 from kerasbig.export.to_hdf5 import expand_weights, is_clustered
 
 _MOST_PARAMETERS = 2 * 10**9
-# All that the configuration of a BERT classifier is made of. A Lambda, or any other layer, is not among them.
-_KNOWN_CLASSES = {
-    "BertTextClassifier": "keras_hub",
-    "BertBackbone": "keras_hub",
-    "BertTextClassifierPreprocessor": "keras_hub",
-    "BertTokenizer": "keras_hub",
-    "DTypePolicy": "keras",
-}
+# All that the configurations of models that are exported are made of. A Lambda, or any other layer, is not among them.
+_KNOWN_CLASSES = {**{part: "keras_hub" for kind in KINDS for part in kind.parts}, "DTypePolicy": "keras"}
+_MODELS = tuple(kind.parts[0] for kind in KINDS if kind.parts)
 
 
-def read_model(config_file: Path, weights_file: Path) -> keras_hub.models.BertTextClassifier:
-    """Rebuilds a classifier from its JSON and loads its weights.
+def read_model(config_file: Path, weights_file: Path) -> keras.Model:
+    """Rebuilds a model from its JSON and loads its weights.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -42,9 +37,7 @@ def read_model(config_file: Path, weights_file: Path) -> keras_hub.models.BertTe
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
     except Exception as error:
         # Keras raises nearly anything on a configuration that does not fit.
-        raise ValueError(
-            f"Expected {str(config_file)!r} to be a BERT classifier's configuration. Keras says: {_first_line(error)}"
-        ) from error
+        raise ValueError(f"Expected {str(config_file)!r} to be a model's configuration. Keras says: {_first_line(error)}") from error
     check_weights(weights_file, model.count_params())
     try:
         if is_clustered(weights_file):
@@ -106,8 +99,8 @@ def _size(name: str, dataset: h5py.Dataset, file: Path) -> int:
 
 
 def _check_config(config: Any, where: str) -> None:
-    if not isinstance(config, dict) or config.get("class_name") != "BertTextClassifier":
-        raise ValueError(f"Expected {where!r} to be the configuration of a BertTextClassifier. Export the Bundle again.")
+    if not isinstance(config, dict) or config.get("class_name") not in _MODELS:
+        raise ValueError(f"Expected {where!r} to be the configuration of a {' or '.join(_MODELS)}. Export the Bundle again.")
     for part in _objects(config, where, 0):
         package = str(part.get("module", "")).split(".")[0]
         if _KNOWN_CLASSES.get(str(part["class_name"])) != package:
@@ -116,10 +109,10 @@ def _check_config(config: Any, where: str) -> None:
     try:
         backbone = config["config"]["backbone"]["config"]
         width, inner = int(backbone["hidden_dim"]), int(backbone["intermediate_dim"])
-        rows = int(backbone["vocabulary_size"]) + int(backbone["max_sequence_length"]) + int(backbone["num_segments"])
+        rows = int(backbone["vocabulary_size"]) + int(backbone["max_sequence_length"]) + int(backbone.get("num_segments", 0))
         parameters = rows * width + int(backbone["num_layers"]) * (4 * width * width + 2 * width * inner)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"Expected {where!r} to have the sizes of a BertBackbone. It is altered: export the Bundle again.") from error
+        raise ValueError(f"Expected {where!r} to have the sizes of a backbone. It is altered: export the Bundle again.") from error
     if parameters > _MOST_PARAMETERS:
         raise ValueError(f"Expected a model of at most {_MOST_PARAMETERS:,} parameters in {where!r}. Received: {parameters:,}.")
 

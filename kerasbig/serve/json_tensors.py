@@ -47,7 +47,7 @@ def read_request(body: bytes, version: Version) -> PredictRequest:
     Raises:
         ServingError: INVALID_ARGUMENT, saying which part of the body is wrong.
     """
-    document = _parse(body)
+    document = parse_object(body)
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise _invalid(f"Expected 'signature_name' to be a string. Received: {_show(name)}.")
@@ -89,8 +89,16 @@ def write_response(outputs: Mapping[str, np.ndarray], *, row: bool) -> bytes:
     return _dump({"predictions": [dict(zip(values, row_values, strict=True)) for row_values in zip(*values.values(), strict=True)]})
 
 
-def _parse(body: bytes) -> dict[str, Any]:
-    """Parses a body that must be one JSON object."""
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parses a body that must be one JSON object.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, if it is not.
+
+    Example:
+        >>> parse_object(b'{"text": "a"}')
+        {'text': 'a'}
+    """
     try:
         document = json.loads(body)
     except RecursionError:
@@ -99,7 +107,7 @@ def _parse(body: bytes) -> dict[str, Any]:
         # Covers bytes that are not UTF-8 and numbers with thousands of digits too.
         raise _invalid(f"JSON Parse error: {error if body else 'the body is empty'}.") from None
     if not isinstance(document, dict):
-        raise _invalid(f"Expected the body to be a JSON object with 'instances' or 'inputs'. Received: {_show(document)}.")
+        raise _invalid(f"Expected the body to be a JSON object. Received: {_show(document)}.")
     return document
 
 

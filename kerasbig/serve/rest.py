@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from starlette.exceptions import HTTPException
@@ -19,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from kerasbig.serve.json_tensors import read_request, write_response
 from kerasbig.serve.messages import metadata_message, status_message
 from kerasbig.serve.servables import Servable, ServingError
+from kerasbig.serve.streaming import event, pieces, read_stream_request
 
 # TF Serving's own table (util/net_http), which is google.rpc's.
 HTTP_STATUS = {
@@ -63,7 +66,7 @@ def rest_app(servable: Servable, pool: Executor, *, max_request_bytes: int) -> F
 
 
 def _add_predict(app: FastAPI, servable: Servable, pool: Executor, max_request_bytes: int) -> None:
-    """Adds the two addresses of predict, and a clear refusal for classify and regress."""
+    """Adds the two addresses of predict, and of stream, and a clear refusal for classify and regress."""
 
     def answer(model: str, number: int | None, body: bytes) -> bytes:
         request = read_request(body, servable.version(model, number))
@@ -71,9 +74,11 @@ def _add_predict(app: FastAPI, servable: Servable, pool: Executor, max_request_b
 
     async def run(model: str, version: str | None, verb: str, request: Request) -> Response:
         number = _number(version)
-        if verb != "predict":
+        if verb not in ("predict", "stream"):
             raise ServingError("UNIMPLEMENTED", f"Expected :predict. This server does not answer :{verb}; send the same data to :predict.")
         body = await _read_body(request, max_request_bytes)
+        if verb == "stream":
+            return await _stream(servable, pool, model, number, body)
         content = await asyncio.get_running_loop().run_in_executor(pool, answer, model, number, body)
         return _json(content)
 
@@ -84,6 +89,31 @@ def _add_predict(app: FastAPI, servable: Servable, pool: Executor, max_request_b
     @app.post("/v1/models/{model}/versions/{version}:{verb}", response_model=None)
     async def predict_version(model: str, version: str, verb: str, request: Request) -> Response:
         return await run(model, version, verb, request)
+
+
+async def _stream(servable: Servable, pool: Executor, model: str, number: int | None, body: bytes) -> Response:
+    """Answers with server-sent events. What can be refused is refused before the first, by its status."""
+    loop = asyncio.get_running_loop()
+
+    def begin() -> tuple[str, Iterator[str]]:
+        version = servable.version(model, number)
+        written = pieces(version, read_stream_request(body, version))
+        return next(written, ""), written
+
+    first, written = await loop.run_in_executor(pool, begin)
+
+    async def events() -> AsyncIterator[bytes]:
+        piece: str | None = first
+        try:
+            while piece is not None:
+                if piece:
+                    yield event({"text": piece})
+                piece = await loop.run_in_executor(pool, next, written, None)
+            yield event({}, "done")
+        except ServingError as error:
+            yield event({"error": str(error)}, "error")
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
 def _add_information(app: FastAPI, servable: Servable) -> None:

@@ -106,7 +106,7 @@ class Signature:
         try:
             results = self.function(**{name: tf.constant(array, self.inputs[name].dtype) for name, array in inputs.items()})
         except tf.errors.OpError as error:
-            raise _model_error(error) from error
+            raise model_error(error) from error
         return {name: results[name].numpy() for name in self.outputs}
 
 
@@ -118,6 +118,8 @@ class Version:
     path: Path
     signatures: Mapping[str, Signature]
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]
+    # Of a text generator: what begins a stream, and what writes on.
+    stream: tuple[Any, Any] | None = None
 
     def signature(self, name: str | None) -> Signature:
         """Returns the signature called `name`, or the default one for an empty name."""
@@ -254,7 +256,9 @@ def _load_version(number: int, folder: Path) -> Version:
         signatures[name] = Signature(name, inputs, outputs, _Owned(function, loaded))
     if not signatures:
         raise ValueError(f"Expected the SavedModel {str(folder)!r} to have a signature. It has none: export it with kb.export.saved_model.")
-    return Version(number, folder, signatures, signature_defs)
+    begin, write = (getattr(loaded, name, None) for name in ("stream_begin", "stream_next"))
+    stream = None if begin is None or write is None else (_Owned(begin, loaded), _Owned(write, loaded))
+    return Version(number, folder, signatures, signature_defs, stream)
 
 
 class _Owned:
@@ -263,8 +267,8 @@ class _Owned:
     def __init__(self, function: Any, owner: Any) -> None:
         self._function, self._owner = function, owner
 
-    def __call__(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._function(**inputs)
+    def __call__(self, *inputs: Any, **named: tf.Tensor) -> Any:
+        return self._function(*inputs, **named)
 
 
 def _read_signature_defs(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
@@ -298,11 +302,19 @@ def _empty_value(spec: TensorSpec) -> np.ndarray | None:
     if spec.dtype in (tf.resource, tf.variant):
         return None
     shape = [1 if size is None else size for size in spec.shape or ()]
-    return np.full(shape, b"", object) if spec.dtype == tf.string else np.zeros(shape, spec.dtype.as_numpy_dtype)
+    if spec.dtype == tf.string:
+        return np.full(shape, b"", object)
+    # A scalar is a setting: more of them are in range at 1 than at 0.
+    return np.full(shape, 0 if shape else 1, spec.dtype.as_numpy_dtype)
 
 
-def _model_error(error: tf.errors.OpError) -> ServingError:
-    """Turns TensorFlow's error into one line without graph nodes."""
+def model_error(error: tf.errors.OpError) -> ServingError:
+    """Turns TensorFlow's error into one line without graph nodes.
+
+    Example:
+        >>> model_error(tf.errors.InvalidArgumentError(None, None, "no such word")).code
+        'INVALID_ARGUMENT'
+    """
     code = error_codes_pb2.Code.Name(error.error_code) if error.error_code in error_codes_pb2.Code.values() else "INTERNAL"
     noise = ("Graph execution error", "Detected at node", "<stack traces", "[[{{")
     lines = [re.sub(r"\s*\[Op:[^\]]*\]", "", line).strip() for line in str(error.message).splitlines()]
