@@ -12,20 +12,71 @@ from typing import TYPE_CHECKING, Any
 from kerasbig.data.samples import Sample, fetch, samples
 
 if TYPE_CHECKING:
+    from kerasbig.data.augmentation import AUGMENTATIONS, Augmentation
     from kerasbig.data.batching import Padding, batches, predict_logits
+    from kerasbig.data.box_augmentation import BOX_AUGMENTATIONS, BoxAugmentation
+    from kerasbig.data.boxes import Boxes
+    from kerasbig.data.documents import Documents
+    from kerasbig.data.drawing import class_colour, draw_boxes
     from kerasbig.data.examples import Examples, Splits
+    from kerasbig.data.images import ImageFiles, decode, is_images
+    from kerasbig.data.pictures import data_address, names_of, pixels_of, thumbnail
     from kerasbig.data.splits import load, read
+    from kerasbig.data.windows import measure_documents
 
-__all__ = ["Examples", "Padding", "Sample", "Splits", "batches", "fetch", "load", "predict_logits", "read", "samples"]
+__all__ = [
+    "AUGMENTATIONS",
+    "BOX_AUGMENTATIONS",
+    "Augmentation",
+    "BoxAugmentation",
+    "Boxes",
+    "Documents",
+    "Examples",
+    "ImageFiles",
+    "Padding",
+    "Sample",
+    "Splits",
+    "batches",
+    "class_colour",
+    "data_address",
+    "decode",
+    "draw_boxes",
+    "fetch",
+    "is_images",
+    "load",
+    "measure_documents",
+    "names_of",
+    "pixels_of",
+    "predict_logits",
+    "read",
+    "samples",
+    "thumbnail",
+]
 
 _MODULES = {
+    "AUGMENTATIONS": "augmentation",
+    "Augmentation": "augmentation",
+    "BOX_AUGMENTATIONS": "box_augmentation",
+    "BoxAugmentation": "box_augmentation",
+    "Boxes": "boxes",
+    "Documents": "documents",
     "Examples": "examples",
+    "ImageFiles": "images",
     "Padding": "batching",
     "Splits": "examples",
     "batches": "batching",
+    "class_colour": "drawing",
+    "data_address": "pictures",
+    "decode": "images",
+    "draw_boxes": "drawing",
+    "is_images": "images",
     "load": "splits",
+    "measure_documents": "windows",
+    "names_of": "pictures",
+    "pixels_of": "pictures",
     "predict_logits": "batching",
     "read": "splits",
+    "thumbnail": "pictures",
 }
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasbig.data.augmentation import Augmentation
+from kerasbig.data.box_augmentation import BoxAugmentation
+from kerasbig.data.documents import Documents
 from kerasbig.data.examples import Examples
+from kerasbig.data.images import is_images
+from kerasbig.data.tokenizing import TokenTable, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +31,7 @@ class Padding:
 
     Attributes:
         examples: Number of texts.
-        real_tokens: Tokens that stand for text, [CLS] and [SEP] included.
+        real_tokens: Tokens that stand for text, [CLS], [SEP] and the like included.
         computed_tokens: Tokens the model computes in one pass, padding included.
         fixed_tokens: Tokens it would compute if every text were padded to `sequence_length`.
         truncated: Texts that were longer than `sequence_length` and were cut.
@@ -44,31 +50,15 @@ class Padding:
         """The share of computed tokens that are padding, from 0 to 1."""
         return 1.0 - self.real_tokens / max(self.computed_tokens, 1)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it, for a Run's config.json."""
+        return asdict(self) | {"fraction": self.fraction}
+
     def __str__(self) -> str:
         cut = f", {self.truncated:,} cut to {self.sequence_length} tokens" if self.truncated else ""
         saved = self.fixed_tokens / max(self.computed_tokens, 1)
         left = f"{self.fraction:.1%} of the computed tokens are padding ({saved:.1f}x fewer tokens than fixed length)"
         return f"{self.examples:,} texts{cut}; {left}"
-
-
-@dataclass(frozen=True)
-class TokenTable:
-    """Token ids of many texts, end to end.
-
-    Attributes:
-        token_ids: int32 (total tokens,).
-        starts: int64 (N + 1,): text i is `token_ids[starts[i]:starts[i + 1]]`.
-        truncated: Number of texts that were cut.
-    """
-
-    token_ids: np.ndarray
-    starts: np.ndarray
-    truncated: int
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """int64 (N,): tokens of each text."""
-        return np.diff(self.starts)
 
 
 class EpochOrder:
@@ -97,31 +87,44 @@ class EpochOrder:
 
 
 def batches(
-    examples: Examples,
+    examples: Examples | Documents,
     model: keras.Model,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     shuffle: bool | None = None,
     seed: int = 0,
     lengths: Sequence[int] | None = None,
+    respect_borders: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    augment: Augmentation | BoxAugmentation | str | None = None,
+    cache: bool | None = None,
 ) -> tf.data.Dataset:
-    """Turns examples into batches that `model.fit`, `evaluate` and `predict` take.
+    """Turns examples, or the documents of a text generator, into batches that `model.fit`, `evaluate` and `predict` take.
 
-    Texts are tokenized once, in parallel, by the model's own tokenizer, and grouped by length, so that little padding
-    is computed. A training split is shuffled anew in each epoch, whatever the order of the file.
+    Texts are tokenized once, in parallel, by the model's own tokenizer. Examples are grouped by length, so that little padding
+    is computed; documents become windows, as `kerasbig.data.windows` tells; images are decoded, resized and augmented, as
+    `kerasbig.data.image_batches` tells. A training split is shuffled anew in each epoch, whatever the order of the file.
 
     Args:
         examples: What `kerasbig.data.load` returned.
-        model: A KerasHub text classifier with its preprocessor.
-        batch_size: Examples in a batch; the last one may hold fewer.
+        model: A KerasHub text classifier with its preprocessor; for documents a text generator; for images an image task.
+        batch_size: Examples in a batch, by default 32, or windows, by default 8; the last batch may hold fewer.
         shuffle: Whether to shuffle; by default only where `examples.role` is "train".
         seed: Decides the order, together with the number of the epoch.
         lengths: The lengths in tokens that batches are padded to; by default 16, 24, 32, 48, 64, 96, … up to the
             model's `sequence_length`.
+        respect_borders: For documents: whether no window reaches over the border of a document.
+        cache_dir: For documents: where token files are kept, as for `kerasbig.data.token_files.tokenize_documents`.
+        progress: For documents: whether to show on standard error how far the tokenizing is.
+        augment: For images: how they are changed at random, an `Augmentation` or a key of `AUGMENTATIONS`; where they have boxes,
+            a `BoxAugmentation` or a key of `BOX_AUGMENTATIONS`; not at all if None.
+        cache: For images: whether they are kept in memory once they are decoded; by default if they take up to 1 GiB.
 
     Returns:
         A `tf.data.Dataset` of `(inputs, targets)`: inputs is a dict of int32 (B, T) `token_ids`, `segment_ids` and
-        `padding_mask` (1 = real); targets is int32 (B,) class ids or float32 (B,) values. Its attribute `padding` is
+        `padding_mask` (1 = real); targets is int32 (B,) class ids or float32 (B,) values. For documents see
+        `kerasbig.data.windows.window_batches`, for images `kerasbig.data.image_batches.image_batches`. Its attribute `padding` is
         a `Padding` that says how much padding is left.
 
     Raises:
@@ -138,14 +141,32 @@ def batches(
         >>> len(train), train.padding.truncated
         (4, 0)
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"Expected batch_size of at least 1. Received: batch_size={batch_size}")
+    if isinstance(examples, Documents):
+        # Only here, since that module takes the order of the epochs from this one.
+        from kerasbig.data.windows import window_batches
+
+        return window_batches(
+            examples, model, batch_size=batch_size or 8, shuffle=shuffle, seed=seed, lengths=lengths, respect_borders=respect_borders,
+            cache_dir=cache_dir, progress=progress,
+        )  # fmt: skip
+    batch_size = batch_size or 32
+    if respect_borders:
+        raise ValueError(f"Expected respect_borders for documents only. Received: it beside {type(examples).__name__}. Leave it out.")
     if not len(examples):
         raise ValueError(f"Expected at least one example. Received an empty {examples.role} split of {examples.source}.")
+    if is_images(examples.inputs):
+        # Only here, as above.
+        from kerasbig.data.image_batches import image_batches
+
+        return image_batches(examples, model, batch_size=batch_size, shuffle=shuffle, seed=seed, augment=augment, cache=cache)
+    if augment is not None or cache is not None:
+        raise ValueError("Expected augment and cache for images only. Received one of them beside texts. Leave it out.")
     shuffle = examples.role == "train" if shuffle is None else shuffle
-    _accept_token_ids(model)
+    accept_prepared(model, "token_ids")
     table = tokenize(model, examples.inputs)
-    widths = _widths(model, lengths)
+    widths = padded_widths(model, lengths)
     order = EpochOrder(table.lengths, batch_size, seed)
     if shuffle:
         model.epoch_order = order
@@ -160,13 +181,13 @@ def batches(
     return dataset
 
 
-def predict_logits(model: keras.Model, inputs: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-    """Computes the logits of raw texts, batch by batch in order of length.
+def predict_logits(model: keras.Model, inputs: Any, *, batch_size: int = 64) -> np.ndarray:
+    """Computes the logits of raw texts, batch by batch in order of length; or of images.
 
     Args:
-        model: A KerasHub text classifier with its preprocessor.
-        inputs: N texts.
-        batch_size: Texts computed at once.
+        model: A KerasHub text classifier with its preprocessor, or an image classifier.
+        inputs: N texts; for an image classifier N paths, or uint8 (N, H, W, 3).
+        batch_size: Texts or images computed at once.
 
     Returns:
         float32 (N, C), in the order of `inputs`.
@@ -177,61 +198,19 @@ def predict_logits(model: keras.Model, inputs: Sequence[str], *, batch_size: int
         >>> predict_logits(model, ["a film", "film"]).shape
         (2, 2)
     """
-    _accept_token_ids(model)
+    if getattr(model.preprocessor, "image_converter", None) is not None:
+        from kerasbig.data.image_batches import predict_image_logits
+
+        return predict_image_logits(model, inputs, batch_size=batch_size)
+    accept_prepared(model, "token_ids")
     table = tokenize(model, inputs)
     plan = grouped_by_length(np.arange(len(inputs)), table.lengths, batch_size, pool_batches=None)
-    dataset = _dataset(table, lambda: plan, len(plan), np.zeros(len(inputs), "int32"), _widths(model, None))
+    dataset = _dataset(table, lambda: plan, len(plan), np.zeros(len(inputs), "int32"), padded_widths(model, None))
     order = np.concatenate(plan)
     computed = np.asarray(model.predict(dataset, verbose=0), "float32")
     logits = np.empty_like(computed)
     logits[order] = computed
     return logits
-
-
-def tokenize(model: keras.Model, inputs: Sequence[str], *, chunk: int = 256) -> TokenTable:
-    """Tokenizes and packs texts with the model's own preprocessor, in parallel.
-
-    Args:
-        model: A KerasHub text classifier with its preprocessor.
-        inputs: N texts.
-        chunk: Texts tokenized by one call.
-
-    Returns:
-        A `TokenTable` with [CLS] and [SEP] in place and texts cut to the model's `sequence_length`.
-
-    Raises:
-        TypeError: If `model` has no text preprocessor.
-
-    Example:
-        >>> import kerasbig as kb
-        >>> model = kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=kb.text.learn_wordpiece(["a film"], 60))
-        >>> tokenize(model, ["a film", "film"]).lengths.tolist()
-        [7, 6]
-    """
-    preprocessor: Any = getattr(model, "preprocessor", None)
-    if getattr(preprocessor, "tokenizer", None) is None:
-        raise TypeError(
-            f"Expected a model with a text preprocessor. Received: {type(model).__name__} with preprocessor={preprocessor!r}. "
-            "Build it with kerasbig.text.bert_classifier, which keeps its tokenizer."
-        )
-    if not preprocessor.built:
-        preprocessor.build(None)
-    room = preprocessor.sequence_length - 2
-
-    def pack(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        tokens = preprocessor.tokenizer(texts)  # ragged (B, T)
-        token_ids, _ = preprocessor.packer((tokens,))  # (B, sequence_length)
-        whole = tokens.row_lengths()
-        return token_ids, tf.minimum(whole, room) + 2, tf.cast(whole > room, tf.int32)
-
-    dataset = tf.data.Dataset.from_tensor_slices(tf.constant(list(inputs), tf.string)).batch(chunk)
-    ids, lengths, truncated = [], [], 0
-    for dense, kept, cut in dataset.map(pack, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator():
-        ids.append(dense[np.arange(dense.shape[1]) < kept[:, None]])  # (B, T) -> (tokens of the chunk,)
-        lengths.append(kept)
-        truncated += int(cut.sum())
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype("int64")
-    return TokenTable(np.concatenate(ids).astype("int32"), starts, truncated)
 
 
 def grouped_by_length(
@@ -266,7 +245,7 @@ def _dataset(
 
     def generate() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         for chosen in next_plan():
-            yield _padded(table, chosen, widths), targets[chosen]
+            yield padded(table, chosen, widths), targets[chosen]
 
     ids = tf.TensorSpec((None, None), tf.int32)
     signature = ({"token_ids": ids, "segment_ids": ids, "padding_mask": ids}, tf.TensorSpec((None,), targets.dtype))
@@ -274,8 +253,12 @@ def _dataset(
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
 
-def _widths(model: keras.Model, lengths: Sequence[int] | None) -> np.ndarray:
-    """Returns the ascending lengths that batches are padded to; the last one is the model's sequence length."""
+def padded_widths(model: keras.Model, lengths: Sequence[int] | None) -> np.ndarray:
+    """Returns the ascending lengths that batches are padded to; the last one is the model's sequence length.
+
+    Raises:
+        ValueError: If `lengths` are not positive or do not reach the model's sequence length.
+    """
     longest = model.preprocessor.sequence_length
     if lengths is None:
         # Steps of 8 waste least on short texts, where a step weighs most; steps of a third suffice beyond.
@@ -288,10 +271,10 @@ def _widths(model: keras.Model, lengths: Sequence[int] | None) -> np.ndarray:
     return np.array(sorted(n for n in set(lengths) if n <= longest))
 
 
-def _padded(table: TokenTable, chosen: np.ndarray, widths: np.ndarray) -> dict[str, np.ndarray]:
+def padded(table: TokenTable, chosen: np.ndarray, widths: np.ndarray) -> dict[str, np.ndarray]:
     """Returns one batch of inputs, padded to the smallest width that holds its longest text."""
     rows = [table.token_ids[table.starts[i] : table.starts[i + 1]] for i in chosen]
-    width = _width(max(len(row) for row in rows), widths)
+    width = width_for(max(len(row) for row in rows), widths)
     token_ids = np.zeros((len(rows), width), "int32")  # (B, T)
     padding_mask = np.zeros_like(token_ids)
     for i, row in enumerate(rows):
@@ -300,31 +283,42 @@ def _padded(table: TokenTable, chosen: np.ndarray, widths: np.ndarray) -> dict[s
     return {"token_ids": token_ids, "segment_ids": np.zeros_like(token_ids), "padding_mask": padding_mask}
 
 
-def _width(length: int, widths: np.ndarray) -> int:
+def width_for(length: int, widths: np.ndarray) -> int:
+    """Returns the smallest width that holds so many tokens.
+
+    Example:
+        >>> width_for(17, np.array([16, 24, 32]))
+        24
+    """
     return int(widths[np.searchsorted(widths, length)])
 
 
 def _measure(table: TokenTable, plan: list[np.ndarray], widths: np.ndarray) -> Padding:
     """Counts the tokens of one epoch without computing it."""
     lengths = table.lengths
-    computed = sum(len(chosen) * _width(int(lengths[chosen].max()), widths) for chosen in plan)
+    computed = sum(len(chosen) * width_for(int(lengths[chosen].max()), widths) for chosen in plan)
     longest = int(widths[-1])
     return Padding(len(lengths), int(lengths.sum()), computed, len(lengths) * longest, table.truncated, longest)
 
 
-def _accept_token_ids(model: keras.Model) -> None:
-    """Lets `fit`, `evaluate` and `predict` of a KerasHub task take token ids as well as raw texts.
+def accept_prepared(model: keras.Model, name: str) -> None:
+    """Lets `fit`, `evaluate` and `predict` of a KerasHub task take inputs that are prepared already, as well as raw ones.
 
-    A task runs its preprocessor on whatever it is given, so batches that are tokenized already must pass it by.
+    A task runs its preprocessor on whatever it is given, so batches that are tokenized or resized already must pass it by.
+
+    Args:
+        model: The task.
+        name: A key that prepared inputs have, such as "token_ids". A model of one input gets what stands there alone.
     """
-    if not hasattr(model, "preprocess_samples") or getattr(model.preprocess_samples, "accepts_token_ids", False):
+    if not hasattr(model, "preprocess_samples") or getattr(model.preprocess_samples, "accepts_prepared", False):
         return
-    tokenize_samples = model.preprocess_samples
+    prepare_samples = model.preprocess_samples
 
     def preprocess_samples(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        if isinstance(x, Mapping) and "token_ids" in x:
+        if isinstance(x, Mapping) and name in x:
+            x = x if isinstance(model.input, Mapping) else x[name]
             return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-        return tokenize_samples(x, y, sample_weight)
+        return prepare_samples(x, y, sample_weight)
 
-    preprocess_samples.accepts_token_ids = True  # type: ignore[attr-defined]
+    preprocess_samples.accepts_prepared = True  # type: ignore[attr-defined]
     model.preprocess_samples = preprocess_samples

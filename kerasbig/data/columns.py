@@ -151,14 +151,26 @@ def class_names(table: Table, column: str, labels: Sequence[str]) -> tuple[str, 
             f"Expected at least two classes in column {column!r}. Received: one, {labels[0]!r}, in all {len(labels)} rows "
             f"of {table.source}. Add examples of another class, or name the label column with label=… (--label …)."
         )
-    if not all(is_number(name) for name in names):
-        return tuple(sorted(names))
-    if len(names) > MOST_NUMERIC_CLASSES or len(names) > len(labels) / 2:
+    all_numbers = all(is_number(name) for name in names)
+    if all_numbers and (len(names) > MOST_NUMERIC_CLASSES or len(names) > len(labels) / 2):
         raise ValueError(
             f"Expected classes in column {column!r}. Received: {len(names)} different numbers in {len(labels)} rows of {table.source}, "
             "which look like measured values. Pass regression=True (--regression), or name another column with label=… (--label …)."
         )
-    return tuple(sorted(names, key=lambda name: (float(name), name)))
+    return in_order(names)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns names in order: numbers by their size, else by the alphabet.
+
+    Example:
+        >>> in_order(["10", "9"]), in_order(["10", "nine"])
+        (('9', '10'), ('10', 'nine'))
+    """
+    names = list(names)
+    if all(is_number(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
+    return tuple(sorted(names))
 
 
 def class_ids(table: Table, labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:

