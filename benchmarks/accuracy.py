@@ -24,11 +24,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import finish, kerasbig, load_tensorflow, note, parser, stand_in_preset, stand_in_table, table, verdict
+from common import add_peer, finish, kerasbig, load_tensorflow, make_peer, note, parser, stand_in_preset, stand_in_table, table, verdict
 
 FLOOR, NEAR = 0.835, 0.5  # accuracy; points below the peer
 PEER = Path(__file__).parent / "peers" / "transformers_bert.py"
-PEER_PACKAGES = ("torch==2.13.0", "transformers", "numpy", "safetensors")
 
 
 def main() -> None:
@@ -37,9 +36,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     options.add_argument("--data", default="movie_reviews", help="default: %(default)s")
     options.add_argument("--preset", default="minilm-l6", help="for the peer it must be a Hugging Face folder (default: %(default)s)")
-    peers = options.add_mutually_exclusive_group()
-    peers.add_argument("--peer-python", type=Path, metavar="PATH", help="the Python of an environment with torch and transformers")
-    peers.add_argument("--make-peer", type=Path, metavar="FOLDER", help="make that environment here first, if it is not there")
+    add_peer(options)
     arguments = options.parse_args()
     peer_python = make_peer(arguments.make_peer) if arguments.make_peer else arguments.peer_python
     with tempfile.TemporaryDirectory() as scratch:
@@ -52,16 +49,6 @@ def main() -> None:
                 arguments.preset = str(stand_in_preset(Path(scratch) / "preset"))
         rows = [measure(seed, arguments, extra, peer_python, Path(scratch)) for seed in arguments.seeds]
     report(arguments, rows)
-
-
-def make_peer(folder: Path) -> Path:
-    """Makes an environment for the peer alone and returns its Python."""
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
-        note(f"installing {' '.join(PEER_PACKAGES)} into {folder}")
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True, stdout=sys.stderr)
-    return python
 
 
 def measure(seed: int, arguments: argparse.Namespace, extra: list[str], peer_python: Path | None, scratch: Path) -> dict[str, Any]:
@@ -91,8 +78,8 @@ def measure_peer(run: Path, peer_python: Path, scratch: Path) -> dict[str, Any]:
     """Hands a Run's splits and options to the peer and returns its figures."""
     load_tensorflow()
     from kerasbig.cli.answer import run_examples
+    from kerasbig.data.presets import resolve_bert_preset
     from kerasbig.run import open_run
-    from kerasbig.text.presets import resolve_bert_preset
 
     opened = open_run(run)
     parts = {role: run_examples(opened, None, role) for role in ("train", "validation", "test")}

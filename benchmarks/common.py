@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+PEER_PACKAGES = ("torch==2.13.0", "transformers", "numpy", "safetensors")
 PACKAGES = ("kerasbig", "tensorflow", "keras", "keras-hub", "numpy")
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": float.__ge__, "<=": float.__le__, "<": float.__lt__}
 
@@ -25,6 +26,23 @@ def parser(docstring: str | None) -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path, metavar="FILE", help="also write the JSON to this file")
     made.add_argument("--quick", action="store_true", help="tiny stand-ins: shows that the program runs; its figures mean nothing")
     return made
+
+
+def add_peer(options: argparse.ArgumentParser) -> None:
+    """Adds the options that name the environment of the peer."""
+    peers = options.add_mutually_exclusive_group()
+    peers.add_argument("--peer-python", type=Path, metavar="PATH", help="the Python of an environment with torch and transformers")
+    peers.add_argument("--make-peer", type=Path, metavar="FOLDER", help="make that environment here first, if it is not there")
+
+
+def make_peer(folder: Path) -> Path:
+    """Makes an environment for the peer alone and returns its Python."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        note(f"installing {' '.join(PEER_PACKAGES)} into {folder}")
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True, stdout=sys.stderr)
+    return python
 
 
 def machine() -> dict[str, Any]:

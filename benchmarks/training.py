@@ -69,14 +69,15 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Sid
     """Loads the data and makes the sides."""
     from kerasbig.cli import fitting
     from kerasbig.cli.options import FitOptions
+    from kerasbig.tasks import find_task
 
     data, preset = "movie_reviews", "minilm-l6"
     if arguments.quick:
         data, preset = str(stand_in_table(scratch / "reviews.csv", 400)), str(stand_in_preset(scratch / "preset"))
     options = FitOptions(task="text-classifier", data=data, preset=preset, batch_size=BATCH_SIZE)
     splits = fitting.load_splits(options)
-    options = options.resolved(len(splits.train))
-    precision = fitting.choose_precision(options, str(scratch / "run"), 384)
+    options = options.with_defaults(find_task(options.task).defaults).resolved(len(splits.train) // BATCH_SIZE)
+    precision = fitting.choose_precision(options, None, 384)
     note(f"precision: {precision}")
     few, many = (64, 128) if arguments.quick else (320, 50 * BATCH_SIZE)
     fixed = {"examples": sample(splits.train, few), "options": options}
@@ -103,7 +104,7 @@ def kerashub_side(label: str, *, examples: Any, options: Any, policy: str) -> Si
     import keras_hub
     import numpy as np
 
-    from kerasbig.text.presets import resolve_bert_preset
+    from kerasbig.data.presets import resolve_bert_preset
 
     folder = resolve_bert_preset(options.preset)
     model = keras_hub.models.BertTextClassifier.from_preset(folder, num_classes=len(examples.classes), dtype=policy)

@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kerasbig import compress, data, distribute, export, report, serve, text
+    from kerasbig import compress, data, distribute, explain, export, report, serve, text, vision
 
-__all__ = ["compress", "data", "distribute", "export", "report", "serve", "text"]
+__all__ = ["compress", "data", "distribute", "explain", "export", "report", "serve", "text", "vision"]
 
 
 def __getattr__(name: str) -> ModuleType | str:

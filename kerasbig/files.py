@@ -1,4 +1,4 @@
-"""Writes that are whole or not there: the one place for temporary names and renames."""
+"""Writes that are whole or not there: the one place for temporary names and renames. Folders may be at an address."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from kerasbig import remote
 
 
 @contextlib.contextmanager
@@ -23,6 +25,9 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields:
         A path with the same suffix, in the same folder, that the block must write.
 
+    Raises:
+        ValueError: If `path` is an address such as `gs://bucket/file`.
+
     Example:
         >>> import pathlib, tempfile
         >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
@@ -31,7 +36,7 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> target.read_text()
         'whole'
     """
-    target = Path(path)
+    target = remote.require_local(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept whole (`.weights.h5`), since Keras chooses the format by it.
     temporary = target.with_name(f".{os.getpid()}-{target.name}")
@@ -48,7 +53,7 @@ def replacing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -
     """Yields a temporary folder beside `path` and renames it to `path` when the block succeeds.
 
     Args:
-        path: The folder to write.
+        path: The folder to write, or an address such as `gs://bucket/run`, to which it is copied.
         overwrite: Whether an existing `path` may be replaced. It is kept until the new one is complete.
 
     Yields:
@@ -65,8 +70,13 @@ def replacing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -
         >>> sorted(p.name for p in target.iterdir())
         ['a.txt']
     """
+    require_new(path, overwrite=overwrite)
+    if remote.is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="kerasbig-") as local:
+            yield Path(local)
+            remote.upload(Path(local), str(path))
+        return
     target = Path(path)
-    require_new(target, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     temporary.chmod(0o755)
@@ -93,17 +103,22 @@ def require_new(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raises if `path` holds something and may not be overwritten.
 
     Raises:
-        FileExistsError: If `path` is a file or a folder that is not empty, and `overwrite` is False.
+        FileExistsError: If `path` is a file or a folder that is not empty, here or at an address, and `overwrite` is False.
 
     Example:
         >>> require_new("/a/folder/that/is/not/there", overwrite=False)
     """
-    target = Path(path)
-    if overwrite or not target.exists():
+    if overwrite:
         return
-    if target.is_dir() and not any(target.iterdir()):
-        return
-    raise FileExistsError(f"Expected {str(target)!r} to be new, but it exists. Choose another name or pass overwrite (--overwrite).")
+    if remote.is_remote(path):
+        there = remote.exists(str(path))
+    else:
+        target = Path(path)
+        there = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if there:
+        raise FileExistsError(
+            f"Expected {os.fspath(path)!r} to be new, but it exists. Choose another name or pass overwrite (--overwrite)."
+        )
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -16,6 +16,7 @@ import keras
 import keras_hub
 
 from kerasbig.files import replacing_folder
+from kerasbig.remote import exists, fetch, is_remote
 from kerasbig.tasks import Task, find_task
 
 FORMAT_VERSION = 1
@@ -35,6 +36,7 @@ class Run:
         classes: Names of the classes, or None for a regression.
         metrics: `metrics.json`: a dict of flat metrics for each split.
         history: `history.csv`: a dict for each epoch.
+        location: The folder or the address as it was named; `folder` is a local copy of what is at an address.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class Run:
     classes: tuple[str, ...] | None
     metrics: dict[str, dict[str, float]]
     history: list[dict[str, float]]
+    location: str
 
     @property
     def task(self) -> Task:
@@ -93,7 +96,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     """Reads a Run folder, without building its model.
 
     Args:
-        folder: A folder written by `save_run`.
+        folder: A folder written by `kerasbig train` or `save_run`, or its address, such as `gs://bucket/run`.
 
     Returns:
         A `Run`.
@@ -108,7 +111,8 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         ...
         FileNotFoundError: Expected a Run folder at 'nowhere', but there is none. ...
     """
-    path = Path(folder)
+    location = os.fspath(folder)
+    path = fetch(location) if is_remote(location) and exists(location) else Path(location)
     if not path.is_dir():
         training = path.with_name(path.name + ".training")
         hint = (
@@ -116,7 +120,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             if training.is_dir()
             else "Train one with 'kerasbig train'."
         )
-        raise FileNotFoundError(f"Expected a Run folder at {str(path)!r}, but there is none. {hint}")
+        raise FileNotFoundError(f"Expected a Run folder at {location!r}, but there is none. {hint}")
     needed = ("config.json", "classes.json", "metrics.json", "history.csv", f"{PRESET_FOLDER}/config.json")
     missing = [name for name in needed if not (path / name).is_file()]
     if missing:
@@ -131,7 +135,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         )
     with open(path / "history.csv", encoding="utf-8", newline="") as stream:
         history = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
-    return Run(path, config, None if classes is None else tuple(classes), metrics, history)
+    return Run(path, config, None if classes is None else tuple(classes), metrics, history, location)
 
 
 def write_run(

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasbig import data, text
-from kerasbig.data import Examples, Splits
+from kerasbig import data, export, text, vision
+from kerasbig.data import Documents, Examples, Splits
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,55 @@ class Task:
         name: As in `kerasbig train NAME`.
         load: Source and options to `Splits`.
         read: Source and options to one `Examples`.
-        build: Classes and options to a compiled model.
+        build: Classes, training examples and options to a compiled model.
+        sizes: The sizes it can be built in from scratch, each with its numbers.
+        defaults: Options that are chosen by the task where the user names none.
+        count: Training data and options to about how many training examples it makes.
+        evaluation_batch_size: Examples that are measured at once.
+        steps: Steps that a model from scratch is trained for at least, and the most epochs for them.
         compile: Model and optimizer; sets the loss and metrics of the task.
         batches: Examples and model to a dataset.
-        predict_logits: Model and raw inputs to float32 (N, C).
-        measure: Logits, targets and classes to flat metrics.
+        measure: Model, examples and classes to what is to know of the model on them.
+        answer: Model, raw inputs and classes to a dict for each, as `kerasbig predict --json` prints them; None where an
+            answer takes settings of its own.
         preset_class: The KerasHub task class that a Run's folder is read back with.
+        explainers: The methods of `kerasbig.explain` that fit; none where there are no probabilities.
+        monitor: What decides the best epoch, a key of `fit`'s history: the lowest of a loss, the highest of anything else.
+        watch: Validation data to callbacks that add to the history what `monitor` needs.
     """
 
     name: str
     load: Callable[..., Splits]
     read: Callable[..., Examples]
     build: Callable[..., keras.Model]
+    sizes: Mapping[str, Mapping[str, int]]
+    defaults: Mapping[str, Any]
+    count: Callable[[Any, Mapping[str, Any]], int]
+    evaluation_batch_size: int
+    steps: tuple[int, int]
     compile: Callable[[keras.Model, keras.optimizers.Optimizer | None], None]
     batches: Callable[..., Any]
-    predict_logits: Callable[..., np.ndarray]
-    measure: Callable[[np.ndarray, np.ndarray, Sequence[str] | None], dict[str, float]]
+    measure: Callable[[keras.Model, Any, Sequence[str] | None], Measured]
+    answer: Callable[[keras.Model, Sequence[str], Sequence[str] | None], list[dict[str, Any]]] | None
     preset_class: str
+    explainers: tuple[str, ...]
+    monitor: str = "val_loss"
+    watch: Callable[[Any], list[keras.callbacks.Callback]] = lambda validation: []
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A model on examples.
+
+    Attributes:
+        metrics: Flat figures.
+        logits: float32 (N, C), which a page can draw from; None where a task has no such thing.
+        found: What a detector found, and how well; None for other tasks.
+    """
+
+    metrics: dict[str, float]
+    logits: np.ndarray | None = None
+    found: tuple[list[vision.Detections], vision.CocoFigures] | None = None
 
 
 def find_task(name: str) -> Task:
@@ -59,7 +91,7 @@ def find_task(name: str) -> Task:
 
 
 def measure_text(logits: np.ndarray, targets: np.ndarray, classes: Sequence[str] | None) -> dict[str, float]:
-    """Measures a text classifier or a regression model.
+    """Measures a classifier of texts or images, or a regression model.
 
     Args:
         logits: float (N, C); (N, 1) values for a regression.
@@ -103,6 +135,28 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def _measure_classifier(model: keras.Model, examples: Examples, classes: Sequence[str] | None) -> Measured:
+    logits = data.predict_logits(model, examples.inputs)
+    return Measured(measure_text(logits, examples.targets, classes), logits)
+
+
+def _answer_classifier(model: keras.Model, inputs: Sequence[str], classes: Sequence[str] | None) -> list[dict[str, Any]]:
+    return export.predictions(data.predict_logits(model, inputs), classes)
+
+
+def _measure_detector(model: keras.Model, examples: Examples, classes: Sequence[str] | None) -> Measured:
+    detections, figures = vision.evaluate_detector(model, examples)
+    return Measured(figures.metrics, found=(detections, figures))
+
+
+def _answer_detector(model: keras.Model, inputs: Sequence[str], classes: Sequence[str] | None) -> list[dict[str, Any]]:
+    return vision.detection_answers(vision.detect(model, inputs), classes or ())
+
+
+def _measure_generator(model: keras.Model, documents: Documents, classes: Sequence[str] | None) -> Measured:
+    return Measured(data.measure_documents(model, documents))
+
+
 def _build_text_classifier(classes: Sequence[str] | None, train: Examples, options: Mapping[str, Any]) -> keras.Model:
     """Builds from a preset, or from a size with a vocabulary learnt on the training texts."""
     shared = {name: options[name] for name in ("sequence_length", "dropout", "dtype")}
@@ -112,16 +166,131 @@ def _build_text_classifier(classes: Sequence[str] | None, train: Examples, optio
     return text.bert_classifier(classes, size=options["size"], vocabulary=vocabulary, **shared)
 
 
+def _count_windows(train: Documents, options: Mapping[str, Any]) -> int:
+    """Estimates the windows of a pass before there is a tokenizer: a byte pair stands for about four bytes of English."""
+    return max(1, train.bytes // (4 * options["sequence_length"]))
+
+
+def _build_text_generator(classes: None, train: Documents, options: Mapping[str, Any]) -> keras.Model:
+    """Builds from a preset, or from a size with byte pairs learnt on the training documents."""
+    shared = {name: options[name] for name in ("sequence_length", "dropout", "dtype")}
+    if options["preset"]:
+        return text.gpt_generator(preset=options["preset"], lora_rank=options["lora_rank"], **shared)
+    return text.gpt_generator(size=options["size"], vocabulary=text.learn_bpe(train.lines(), options["vocabulary_size"]), **shared)
+
+
+def _build_image_classifier(classes: Sequence[str], train: Examples, options: Mapping[str, Any]) -> keras.Model:
+    """Builds from a preset, or from a size for images as large as those to train on, within reason."""
+    shared = {name: options[name] for name in ("resize", "dropout", "drop_path", "dtype")}
+    side = options["image_size"]
+    if options["preset"]:
+        shape = None if side is None else (side, side, 3)
+        return vision.vit_classifier(classes, preset=options["preset"], image_shape=shape, **shared)
+    shape = vision.fitting_shape(train.inputs, options["patch_size"]) if side is None else (side, side, 3)
+    pooling = "gap" if options["stem"] else "token"
+    shared |= {"patch_size": options["patch_size"], "stem": options["stem"], "pooling": pooling}
+    return vision.vit_classifier(classes, size=options["size"], image_shape=shape, **shared)
+
+
+def _build_object_detector(classes: Sequence[str], train: Examples, options: Mapping[str, Any]) -> keras.Model:
+    """Builds from a preset, or from a size for images of about the shape of those to train on."""
+    shared = {name: options[name] for name in ("resize", "drop_path", "dtype")}
+    side = options["image_size"]
+    shape = None if side is None else (side, side, 3)
+    if options["preset"]:
+        return vision.vit_detector(classes, preset=options["preset"], image_shape=shape, **shared)
+    shared |= {name: options[name] for name in ("size", "patch_size", "stem", "dropout")}
+    return vision.vit_detector(classes, image_shape=shape or vision.photo_shape(train.inputs, options["patch_size"]), **shared)
+
+
 TASKS: dict[str, Task] = {
     "text-classifier": Task(
         name="text-classifier",
         load=data.load,
         read=data.read,
         build=_build_text_classifier,
+        sizes=text.SIZES,
+        defaults={"size": "mini", "sequence_length": 128, "dropout": 0.1, "batch_size": 32, "patience": 3},
+        count=lambda train, options: len(train),
+        evaluation_batch_size=64,
+        steps=(400, 50),
         compile=text.compile_classifier,
         batches=data.batches,
-        predict_logits=data.predict_logits,
-        measure=measure_text,
+        measure=_measure_classifier,
+        answer=_answer_classifier,
         preset_class="BertTextClassifier",
+        explainers=("lime", "shap", "integrated_gradients", "attention"),
+    ),
+    "text-generator": Task(
+        name="text-generator",
+        load=data.load,
+        read=data.read,
+        build=_build_text_generator,
+        sizes=text.GPT_SIZES,
+        defaults={"size": "mini", "sequence_length": 256, "dropout": 0.1, "batch_size": 8, "patience": 3},
+        count=_count_windows,
+        # Logits are as wide as the vocabulary at each position.
+        evaluation_batch_size=8,
+        steps=(400, 50),
+        compile=text.compile_generator,
+        batches=data.batches,
+        measure=_measure_generator,
+        answer=None,
+        preset_class="CausalLM",
+        explainers=(),
+    ),
+    "image-classifier": Task(
+        name="image-classifier",
+        load=data.load,
+        read=data.read,
+        build=_build_image_classifier,
+        sizes=vision.VIT_SIZES,
+        defaults={
+            "size": "lite-4",
+            "stem": True,
+            "dropout": 0.1,
+            "drop_path": 0.1,
+            "resize": "stretch",
+            "augment": "light",
+            "batch_size": 64,
+            "patience": 15,
+        },
+        count=lambda train, options: len(train),
+        evaluation_batch_size=64,
+        steps=(2000, 100),
+        compile=vision.compile_image_classifier,
+        batches=data.batches,
+        measure=_measure_classifier,
+        answer=_answer_classifier,
+        explainers=(),
+        preset_class="ImageClassifier",
+    ),
+    "object-detector": Task(
+        name="object-detector",
+        load=data.load,
+        read=data.read,
+        build=_build_object_detector,
+        sizes=vision.VIT_SIZES,
+        defaults={
+            "size": "lite-4",
+            "stem": True,
+            "resize": "pad",
+            "dropout": 0.0,
+            "drop_path": 0.0,
+            "augment": "light",
+            "batch_size": 16,
+            "patience": 15,
+        },
+        count=lambda train, options: len(train),
+        evaluation_batch_size=32,
+        steps=(2500, 200),
+        compile=vision.compile_object_detector,
+        batches=data.batches,
+        measure=_measure_detector,
+        answer=_answer_detector,
+        explainers=(),
+        preset_class="ObjectDetector",
+        monitor="val_map",
+        watch=lambda validation: [vision.CocoMetrics(validation)],
     ),
 }

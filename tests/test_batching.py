@@ -11,7 +11,8 @@ import pytest
 from conftest import review_lines
 
 from kerasbig.data import Examples, batches, predict_logits
-from kerasbig.data.batching import EpochOrder, grouped_by_length, tokenize
+from kerasbig.data.batching import EpochOrder, grouped_by_length
+from kerasbig.data.tokenizing import tokenize
 
 
 def all_rows(dataset) -> list[tuple[tuple[int, ...], float]]:

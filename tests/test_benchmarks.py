@@ -14,7 +14,19 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-PROGRAMS = ("accuracy", "compression", "startup", "training", "variants")
+PROGRAMS = (
+    "accuracy",
+    "compression",
+    "detection",
+    "distribution",
+    "explain",
+    "generation",
+    "packing",
+    "startup",
+    "step_cost",
+    "training",
+    "variants",
+)
 
 
 @pytest.fixture
@@ -94,6 +106,13 @@ def test_latencies_take_turns_and_leave_out_the_warm_up(module):
     assert len(order) == 2 * (30 + 20)
 
 
+def test_expected_efficiency_of_a_ring(module):
+    efficiency = module("distribution").expected_efficiency
+    # 8 devices, 1 GB, 80 Gbit/s = 10 GB/s: 14 messages of 1/8 GB take 0.175 s, and 14 times 20 microseconds.
+    assert efficiency(0.175 + 14 * 20e-6, 1e9, 8, 80.0) == pytest.approx(0.5)
+    assert efficiency(1.0, 1e9, 1, 80.0) == 1.0
+
+
 def test_weights_counts_bytes_and_zeros_of_a_compressed_file(module, tmp_path):
     with h5py.File(tmp_path / "model.weights.h5", "w") as file:
         file.create_dataset("layers/dense/vars/0", data=np.zeros((100, 100), "float32"), compression="gzip")
@@ -116,8 +135,9 @@ def test_compression_wants_four_folders_or_none(tmp_path):
     assert "expected RUN PRUNED_RUN BUNDLE PRUNED_BUNDLE" in done.stderr
 
 
+# The others train for minutes even so: docs/benchmarks.md says how to run them.
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["accuracy", "compression", "training", "variants"])
+@pytest.mark.parametrize("program", ["packing", "training"])
 def test_quick_runs_end_with_json(program):
     done = run(program, "--quick")
     assert done.returncode == 0, done.stderr

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import review_lines
 
 from kerasbig.cli.main import main
 from kerasbig.cli.options import FitOptions, options_from_config
+from kerasbig.tasks import find_task
 
 TINY = ["--size", "tiny", "--vocabulary-size", "120", "--sequence-length", "24", "--epochs", "2", "--precision", "float32"]
 
@@ -100,6 +102,7 @@ def test_predict(run, capsys, monkeypatch):
     assert output(capsys, "predict", str(run), "-", "--json")["predictions"] == answers
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_config_repeats_it(run, reviews_csv, tmp_path):
     again = tmp_path / "again"
     assert call("train", "text-classifier", "--config", str(run / "config.json"), "--out", str(again)) == 0
@@ -133,7 +136,7 @@ def test_check_and_samples(capsys):
     assert result["ok"]
     assert result["packages"]["keras"] >= "3.15.1"
     names = {sample["name"] for sample in output(capsys, "samples", "--json")["samples"]}
-    assert names == {"movie_reviews", "minilm-l6"}
+    assert {"movie_reviews", "minilm-l6", "digits", "digit_scenes"} <= names
 
 
 USAGE = [
@@ -188,7 +191,7 @@ def test_bad_data_exits_with_1_and_writes_nothing(reviews_csv, tmp_path, capsys,
         (["--warmup", "1"], "warmup from 0 to below 1"),
         (["--weight-decay", "-1"], "weight_decay of at least 0"),
         (["--precision", "float8"], "precision to be one of auto, float32, mixed_bfloat16"),
-        (["--strategy", "mirrored"], "Expected a strategy out of auto, one. Received: 'mirrored'"),
+        (["--strategy", "mirored"], "Expected a strategy out of auto, one"),
         (["--preset", "minilm-l6"], "Expected a preset or a size"),
         (["--size", "huge"], "Expected size to be one of"),
     ],
@@ -245,11 +248,17 @@ def test_config_errors(tmp_path):
 
 
 def test_defaults_depend_on_the_start():
-    options = FitOptions("text-classifier", "a.csv")
-    assert (options.resolved(10_000).size, options.resolved(10_000).epochs, options.resolved(100).epochs) == ("mini", 10, 50)
-    pretrained = FitOptions("text-classifier", "a.csv", preset="minilm-l6").resolved(100)
+    def resolved(steps: int, task: str = "text-classifier", **given: Any) -> FitOptions:
+        row = find_task(task)
+        return FitOptions(task, "a.csv", **given).with_defaults(row.defaults).resolved(steps, row.steps)
+
+    assert (resolved(313).size, resolved(313).epochs, resolved(4).epochs) == ("mini", 10, 50)
+    pretrained = resolved(4, preset="minilm-l6")
     assert (pretrained.size, pretrained.epochs, pretrained.learning_rate) == (None, 2, 8e-5)
-    assert FitOptions("text-classifier", "a.csv", epochs=7).resolved(100).epochs == 7
+    assert resolved(4, epochs=7).epochs == 7
+    images = resolved(4, "image-classifier", preset="a")
+    assert (images.size, images.stem, images.augment, images.patience) == (None, None, "light", 15)
+    assert (resolved(40, "image-classifier").epochs, resolved(4, "image-classifier").stem) == (50, True)
 
 
 def test_an_unforeseen_error_is_one_line_and_debug_shows_more(capsys, monkeypatch):

@@ -13,6 +13,7 @@ import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import whole_and_resumed
 
 import kerasbig as kb
 from kerasbig.compress import _tfmot
@@ -392,6 +393,7 @@ def test_the_second_time_takes_other_layers_or_a_stripped_model():
     assert [len(np.unique(model.get_layer(name).get_weights()[0])) for name in ("out", "hidden")] == [3, 3]
 
 
+@pytest.mark.slow
 def test_bert_is_clustered_through_fit(tiny_bert, review_examples):
     batches = kb.data.batches(review_examples, tiny_bert, batch_size=16, seed=1)
     plain = [weight.shape for weight in tiny_bert.weights]
@@ -407,25 +409,19 @@ def test_bert_is_clustered_through_fit(tiny_bert, review_examples):
     assert counts.count(16) == 6 + 1
 
 
+@pytest.mark.slow
 def test_resume_goes_on_to_equal_weights(tmp_path):
-    class Cut(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 2:
-                raise KeyboardInterrupt
-
     def train(*callbacks):
         model = kb.compress.cluster_weights(net(), 8)
         model.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=False)
         model.fit(X, Y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=list(callbacks))
         return model.get_weights()
 
-    whole = train()
-    with pytest.raises(KeyboardInterrupt):
-        train(kb.distribute.Resume(tmp_path, every_seconds=0), Cut())
-    for one, other in zip(train(kb.distribute.Resume(tmp_path, every_seconds=0)), whole, strict=True):
+    for one, other in zip(*whole_and_resumed(train, tmp_path), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one(run_python):
     code = """
         import numpy as np, tensorflow as tf, keras

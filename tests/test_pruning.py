@@ -24,12 +24,12 @@ from kerasbig.compress import ConstantSparsity, PolynomialDecay, Pruning, _tfmot
 from kerasbig.distribute import Resume
 
 STEPS = 12
-# Schedule (class, arguments) and Pruning arguments; the widths 12 and 6 leave a remainder for blocks of 4 and groups of 4.
+# Schedule (class, arguments) and Pruning arguments; the widths 8 and 12 leave a remainder for blocks of 5.
 CASES: dict[str, dict[str, Any]] = {
     "constant": {"schedule": ("ConstantSparsity", [0.5, 2, -1, 3])},
     "polynomial": {"schedule": ("PolynomialDecay", [0.1, 0.8, 1, 9, 3, 2])},
     "blocks of 2x2": {"schedule": ("PolynomialDecay", [0.0, 0.5, 0, 8, 3, 2]), "block_size": [2, 2]},
-    "blocks of 4x1, largest": {"schedule": ("ConstantSparsity", [0.4, 0, -1, 4]), "block_size": [4, 1], "block_pooling": "MAX"},
+    "blocks of 5x1, largest": {"schedule": ("ConstantSparsity", [0.4, 0, -1, 4]), "block_size": [5, 1], "block_pooling": "MAX"},
     "2 of 4": {"m_by_n": [2, 4]},
 }
 
@@ -43,7 +43,7 @@ REFERENCE = """
     cases, data, out = json.loads(sys.argv[1]), np.load(sys.argv[2]), {}
     for name, case in cases.items():
         layers = [keras.layers.Dense(12, "tanh"), keras.layers.Dense(6)]
-        plain = keras.Sequential([keras.Input((10,)), *layers])
+        plain = keras.Sequential([keras.Input((8,)), *layers])
         plain.set_weights([data[f"weight{i}"] for i in range(4)])
         kind, arguments = case.get("schedule", ("ConstantSparsity", [0.5, 0]))
         options = {"pruning_schedule": getattr(tfmot.sparsity.keras, kind)(*arguments)}
@@ -90,7 +90,7 @@ class Zeros(keras.callbacks.Callback):
 
 def dense_net(data: dict[str, np.ndarray], **compile_arguments: Any) -> keras.Model:
     model = keras.Sequential(
-        [keras.Input((10,)), keras.layers.Dense(12, "tanh", name="hidden"), keras.layers.Dense(6, name="out")], name="net"
+        [keras.Input((8,)), keras.layers.Dense(12, "tanh", name="hidden"), keras.layers.Dense(6, name="out")], name="net"
     )
     model.set_weights([data[f"weight{i}"] for i in range(4)])
     model.compile(**({"optimizer": keras.optimizers.SGD(0.5, momentum=0.9), "loss": "mse", "jit_compile": False} | compile_arguments))
@@ -116,7 +116,7 @@ def sparsity(model: keras.Model) -> list[float]:
 @pytest.fixture(scope="module")
 def data() -> dict[str, np.ndarray]:
     random = np.random.default_rng(3)
-    shapes = {"x": (STEPS * 4, 10), "y": (STEPS * 4, 6), "weight0": (10, 12), "weight1": (12,), "weight2": (12, 6), "weight3": (6,)}
+    shapes = {"x": (STEPS * 4, 8), "y": (STEPS * 4, 6), "weight0": (8, 12), "weight1": (12,), "weight2": (12, 6), "weight3": (6,)}
     return {name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
 
 
@@ -343,6 +343,7 @@ def test_the_saved_model_needs_no_kerasbig(bert: keras.Model, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one() -> None:
     script = """
         import numpy as np, tensorflow as tf, keras
@@ -439,7 +440,7 @@ def test_no_kernel_left_is_an_error() -> None:
 
 
 def test_a_layer_with_too_few_blocks_is_left_alone_with_the_reason(data: dict) -> None:
-    model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(8), keras.layers.Dense(1, name="head")])
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), keras.layers.Dense(1, name="head")])
     model.compile("sgd", "mse", jit_compile=False)
     pruning = Pruning(sparsity=0.5, block_size=(2, 2))
     fit(model, {"x": data["x"], "y": data["y"][:, :1]}, pruning)
@@ -449,10 +450,19 @@ def test_a_layer_with_too_few_blocks_is_left_alone_with_the_reason(data: dict) -
         fit(model, data, Pruning(sparsity=0.5, block_size=(64, 64)))
 
 
+def test_an_axis_that_does_not_divide_into_groups_is_named(data: dict) -> None:
+    message = r"groups of 3, for m_by_n=\(1, 3\)\. Received: 'net/hidden' with 8 inputs\. Leave it out with layers='!net/hidden'\."
+    with pytest.raises(ValueError, match=message):
+        fit(dense_net(data), data, Pruning(m_by_n=(1, 3)))
+    model = dense_net(data)
+    fit(model, data, Pruning(m_by_n=(1, 3), layers="!net/hidden"))
+    assert sparsity(model) == [0.0, pytest.approx(1 / 3)]
+
+
 def test_an_unknown_number_of_steps_needs_a_schedule(data: dict) -> None:
     def endless() -> tf.data.Dataset:
         return tf.data.Dataset.from_generator(
-            lambda: iter([(data["x"][:4], data["y"][:4])] * 3), output_signature=(tf.TensorSpec((4, 10)), tf.TensorSpec((4, 6)))
+            lambda: iter([(data["x"][:4], data["y"][:4])] * 3), output_signature=(tf.TensorSpec((4, 8)), tf.TensorSpec((4, 6)))
         )
 
     with pytest.raises(ValueError, match="Pass steps_per_epoch to fit, or a schedule"):

@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@pytest.mark.slow
 def test_python_example_runs(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     lines, targets = review_lines(120)
@@ -37,9 +38,11 @@ def test_commands_of_the_pages_exist(page):
             words = shlex.split(line, comments=True)
             if words[:1] != ["kerasbig"] or words[1].startswith("-"):
                 continue
-            command = app.commands[words[1]]
-            known = {option for parameter in command.params for option in parameter.opts}
-            assert {word.split("=")[0] for word in words[2:] if word.startswith("--")} <= known | {"--help"}, line
+            # What follows `--` of `launch` is a command of its own.
+            parts = [words[1:], []] if "--" not in words else [words[1 : words.index("--")], words[words.index("--") + 1 :]]
+            for part in filter(None, parts):
+                known = {option for parameter in app.commands[part[0]].params for option in parameter.opts}
+                assert {word.split("=")[0] for word in part[1:] if word.startswith("--")} <= known | {"--help"}, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from kerasbig.data.presets import resolve_bert_preset
 from kerasbig.text import SIZES, bert_classifier, learn_wordpiece
-from kerasbig.text.presets import resolve_bert_preset
 
 
 def test_vocabulary_is_deterministic_and_covers_scripts():

@@ -16,13 +16,14 @@ from kerasbig.cli.quiet import load_tensorflow
 NEEDS = (
     ("tensorflow", "tensorflow", "everything"),
     ("keras", "keras", "everything"),
-    ("keras-hub", "keras_hub", "text builders"),
+    ("keras-hub", "keras_hub", "builders"),
     ("tensorflow-text", "tensorflow_text", "tokenizers, SavedModel"),
     ("tokenizers", "tokenizers", "learning vocabularies"),
     ("tensorflow-model-optimization", "tensorflow_model_optimization", "pruning"),
     ("h5py", "h5py", "HDF5"),
     ("ai-edge-litert", "ai_edge_litert", "LiteRT"),
     ("pyarrow", "pyarrow", "Parquet"),
+    ("pillow", "PIL", "images"),
     ("fastapi", "fastapi", "kerasbig serve: pip install 'kerasbig[serve]'"),
     ("tensorflow-serving-api", "tensorflow_serving", "kerasbig serve: pip install 'kerasbig[serve]'"),
 )

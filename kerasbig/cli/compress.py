@@ -8,8 +8,8 @@ import click
 
 from kerasbig.cli.quiet import load_tensorflow
 
-# As in `kerasbig.text.SIZES`, which takes seconds to import; a test holds them equal.
-SIZES = ("tiny", "mini", "small", "medium", "base")
+# As in `kerasbig.text.SIZES` and `kerasbig.vision.VIT_SIZES`, which take seconds to import; a test holds them equal.
+SIZES = ("tiny", "mini", "small", "medium", "base", "lite-2", "lite-4", "lite-6", "lite-7", "large", "huge")
 
 
 @click.command()

@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from kerasbig import compress, distribute, export, text
+from kerasbig import compress, distribute, export, remote
+from kerasbig.arguments import require_size
 from kerasbig.cli import fitting
 from kerasbig.cli.options import FitOptions
 from kerasbig.cli.output import note
@@ -69,11 +70,10 @@ def compress_run(run: Run, recipe: Recipe, changes: Mapping[str, Any], out: str,
         overwrite: Whether an existing Run may be replaced.
     """
     given = {name: value for name, value in changes.items() if value is not None}
-    compression = {"from": str(run.folder), **asdict(recipe)}
+    compression = {"from": run.location, **asdict(recipe)}
     options = replace(FitOptions(**run.options), **{"epochs": None, "learning_rate": None, **given}, compression=compression)
     splits = fitting.load_splits(options, run.classes)
-    precision = fitting.choose_precision(options, out, 384)
-    folder = fitting.prepare(options, splits, precision, out, overwrite=overwrite)
+    precision, folder = fitting.prepare(options, splits, 384, out, overwrite=overwrite)
     work = _Work(run, recipe, options, splits, precision["policy"], folder)
     done = [work.run_step(index) for index in range(len(recipe.steps))]
     last, ranges = done[-1]
@@ -82,7 +82,9 @@ def compress_run(run: Run, recipe: Recipe, changes: Mapping[str, Any], out: str,
     result = replace(last, history=history, seconds=sum(step.seconds for step, _ in done))
     layers = [dict(row) for row in compress.inspect(result.model).rows]
     extra = {"precision": precision, "layers": layers}
-    return fitting.save(result, splits, options, out, overwrite=overwrite, extra=extra, ranges=ranges)
+    saved = fitting.save(result, splits, options, out, overwrite=overwrite, extra=extra, ranges=ranges)
+    remote.remove(folder)
+    return saved
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class _Work:
         note(f"Step {index + 1} of {len(self.recipe.steps)}: {name}")
         # Each step starts from a file and from the seed, so that one after a kill is the same as one without.
         keras.utils.set_random_seed(self.options.seed)
-        with distribute.strategy(self.options.strategy).scope():
+        # A compression is short, and several workers are for what is long.
+        name_of_strategy = "one" if self.options.strategy == "multi_worker" else self.options.strategy
+        with distribute.strategy(name_of_strategy).scope():
             teacher = self.run.load_model(self.policy) if self.recipe.teacher or name == "distill" else None
             model = self._model(index, teacher)
         weights, record = self._weights(index), self.folder / f"step-{index + 1}.json"
@@ -124,6 +128,7 @@ class _Work:
         facts = {field.name: getattr(result, field.name) for field in fields(result) if field.name != "model"}
         with replacing_file(record) as temporary:
             temporary.write_text(json.dumps({**facts, "ranges": ranges}), encoding="utf-8")
+        remote.commit(self.folder)
         return result, ranges
 
     def _weights(self, index: int) -> Path:
@@ -131,10 +136,9 @@ class _Work:
 
     def _model(self, index: int, teacher: keras.Model | None) -> keras.Model:
         """Builds the model that a step starts from, in the precision of the training."""
-        if self.recipe.distill_to and teacher is not None:
-            model = _student(teacher, self.recipe.distill_to)
-        elif self.recipe.distill_to:
-            model = _student(self.run.load_model(self.policy), self.recipe.distill_to)
+        if self.recipe.distill_to:
+            sizes = find_task(self.options.task).sizes
+            model = _student(self.run.load_model(self.policy) if teacher is None else teacher, self.recipe.distill_to, sizes)
         else:
             model = self.run.load_model(self.policy)
         if index:
@@ -158,14 +162,16 @@ class _Work:
 
 def calibration_batches(task: str, examples: Any, model: keras.Model) -> list[Any]:
     """Returns a few batches of training examples, the same ones each time."""
-    batches = find_task(task).batches(examples, model, batch_size=32, seed=0)
+    row = find_task(task)
+    batches = row.batches(examples, model, batch_size=min(32, row.evaluation_batch_size), seed=0)
     return [inputs for inputs, *_ in batches.take(CALIBRATION_BATCHES)]
 
 
-def _student(teacher: keras.Model, size: str) -> keras.Model:
+def _student(teacher: keras.Model, size: str, sizes: Mapping[str, Mapping[str, int]]) -> keras.Model:
     if size.isdigit():
         return compress.smaller_student(teacher, num_layers=int(size))
-    return compress.smaller_student(teacher, **text.SIZES[size])
+    require_size(size, sizes)
+    return compress.smaller_student(teacher, **sizes[size])
 
 
 def _is_wanted(layer: keras.layers.Layer, *, embeddings: bool) -> bool:

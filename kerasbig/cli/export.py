@@ -35,11 +35,12 @@ def export(run: str, target: str, formats: str, quantize: str, version: int, ove
 
     opened = open_run(run)
     from kerasbig import export as exporting
+    from kerasbig.export.kinds import kind_of
 
     names = tuple(name.strip() for name in formats.split(",") if name.strip())
     note(f"Exporting {run} as {', '.join(names)} and running each file ...")
     model = opened.load_model()
-    if quantize == "int8":
+    if quantize == "int8" and kind_of(model).int8_activations:
         _quantize(opened, model)
     bundle = exporting.bundle(
         model, target, names, quantize=None if quantize == "none" else quantize,
@@ -50,11 +51,16 @@ def export(run: str, target: str, formats: str, quantize: str, version: int, ove
         print_json({"bundle": str(bundle), "manifest": manifest})
         return
     rows = [
-        [name, entry["path"], f"{entry['bytes'] / 1e6:.1f} MB", f"{entry['parity']['max_abs_logit_difference']:.2g}"]
+        [name, entry["path"], f"{entry['bytes'] / 1e6:.1f} MB", f"{_difference(entry['parity']):.2g}"]
         for name, entry in manifest["formats"].items()
     ]
-    print_table(str(bundle), ["format", "file", "size", "largest logit difference"], rows)
+    print_table(str(bundle), ["format", "file", "size", "largest difference"], rows)
     click.echo(f"Bundle: {bundle}")
+
+
+def _difference(parity: dict[str, float]) -> float:
+    """Returns the largest difference of a logit, or of a generator's nats a token."""
+    return next(value for name, value in parity.items() if name.startswith("max_abs_"))
 
 
 def _quantize(run: Run, model: keras.Model) -> None:

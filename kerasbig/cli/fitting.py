@@ -3,93 +3,132 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import shutil
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from kerasbig import compress, distribute, export, report, text
+from kerasbig import compress, data, distribute, export, remote, report
+from kerasbig.arguments import require_size
+from kerasbig.cli import explaining
+from kerasbig.cli.objects import found_objects
 from kerasbig.cli.options import FitOptions
 from kerasbig.cli.output import note
 from kerasbig.cli.progress import TrainingProgress
-from kerasbig.data import Splits
+from kerasbig.cli.sampling import Samples, read_samples
+from kerasbig.data import Boxes, Documents, ImageFiles, Splits
 from kerasbig.files import replacing_file, replacing_folder, require_new
 from kerasbig.run import Run, describe, open_run, write_run
-from kerasbig.tasks import find_task
+from kerasbig.tasks import Measured, find_task
+
+# A generator is asked to go on from the beginnings of these first validation documents.
+PROMPTS, PROMPT_CHARACTERS = 3, 40
 
 
-def train(options: FitOptions, out: str, *, overwrite: bool) -> Run:
+def train(options: FitOptions, out: str, *, overwrite: bool) -> Run | None:
     """Trains a new model and writes its Run.
 
     Args:
         options: What was asked for.
-        out: The Run folder to write.
+        out: The Run folder to write, or its address.
         overwrite: Whether an existing Run may be replaced.
+
+    Returns:
+        The Run; None on a worker that is not the one that writes.
     """
+    strategy = distribute.strategy(options.strategy)  # first: several workers have to meet before TensorFlow begins
+    task = find_task(options.task)
     splits = load_splits(options)
-    options = options.resolved(len(splits.train))
-    precision = choose_precision(options, out, text.SIZES[options.size]["hidden_dim"] if options.size in text.SIZES else 384)
+    options = options.with_defaults(task.defaults)
+    batch_size = int(options.batch_size or 1)
+    count = task.count(splits.train, asdict(options))
+    options = options.resolved(math.ceil(count / batch_size), task.steps)
+    _check_batches(batch_size, count, strategy.num_replicas_in_sync)
+    if options.size is not None:
+        require_size(options.size, task.sizes)
+    with distribute.chief_first(strategy):
+        width = task.sizes[options.size]["hidden_dim"] if options.size else 384
+        precision, folder = prepare(options, splits, width, out, overwrite=overwrite)
     keras.utils.set_random_seed(options.seed)
-    with distribute.strategy(options.strategy).scope():
-        model = find_task(options.task).build(splits.classes, splits.train, {**asdict(options), "dtype": precision["policy"]})
-    folder = prepare(options, splits, precision, out, overwrite=overwrite)
+    with strategy.scope():
+        model = task.build(splits.classes, splits.train, {**asdict(options), "dtype": precision["policy"]})
     result = fit(model, splits, options, folder)
-    return save(result, splits, options, out, overwrite=overwrite, extra={"precision": precision})
+    if not distribute.is_chief(strategy):
+        distribute.wait_for_all(strategy)
+        return None
+    run = save(result, splits, options, out, overwrite=overwrite, extra={"precision": precision})
+    remote.remove(folder)
+    distribute.wait_for_all(strategy)
+    return run
+
+
+def _check_batches(batch_size: int, count: int, replicas: int) -> None:
+    if batch_size % replicas:
+        raise ValueError(
+            f"Expected a batch size that {replicas} replicas share evenly. Received: batch_size={batch_size}, which is the "
+            f"global one. Use --batch-size {max(1, batch_size // replicas) * replicas}."
+        )
+    if count < replicas:
+        raise ValueError(f"Expected at least one training example for each of {replicas} replicas. Received: {count}. Use fewer workers.")
 
 
 def load_splits(options: FitOptions, classes: Sequence[str] | None = None) -> Splits:
     """Reads the data that the options name."""
-    names = ("text", "label", "regression", "validation", "test", "seed", "encoding")
+    names = ("text", "label", "regression", "validation", "test", "seed", "encoding", "separator", "image", "images", "skip_bad")
     chosen = {name: getattr(options, name) for name in names}
     return find_task(options.task).load(options.data, options.task, classes=classes, **chosen)
 
 
-def training_folder(out: str) -> Path:
-    """Returns the folder beside the Run where a training keeps what it needs to go on after a kill."""
-    return Path(out).with_name(Path(out).name + ".training")
+def prepare(options: FitOptions, splits: Splits, hidden_dim: int, out: str, *, overwrite: bool) -> tuple[dict[str, Any], Path]:
+    """Makes the training folder beside the Run, or finds the one of a training that was cut off.
 
-
-def prepare(options: FitOptions, splits: Splits, precision: dict[str, Any], out: str, *, overwrite: bool) -> Path:
-    """Makes the training folder, or finds the one of a training that was cut off.
+    Returns:
+        The precision, as named, as before the kill or as measured for this width; and the folder, where the training
+        keeps what it needs to go on after a kill.
 
     Raises:
         FileExistsError: If the Run exists and may not be overwritten.
         ValueError: If a training with other options or other data was cut off there.
     """
     require_new(out, overwrite=overwrite)
-    folder = training_folder(out)
-    identity = {"options": asdict(options), "data": _fingerprint(splits), "precision": precision}
+    location = out.rstrip("/") + ".training"
+    folder = remote.checkout(location)
     record = folder / "training.json"
-    if record.is_file():
-        if json.loads(record.read_text(encoding="utf-8")) == identity:
-            note(f"Going on with the training that was cut off in {folder}")
-            return folder
-        if not overwrite:
-            raise ValueError(
-                f"Expected the options and the data of the training that was cut off in {str(folder)!r}. Received others. "
-                "Pass the same ones to go on, or --overwrite to start afresh."
-            )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with replacing_file(record) as temporary:
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+    precision = choose_precision(options, before, hidden_dim)
+    identity = {"options": asdict(options), "data": _fingerprint(splits), "precision": precision}
+    identity = json.loads(json.dumps(identity))  # as it is read back: lists for tuples
+    if before == identity:
+        note(f"Going on with the training that was cut off in {location}")
+        return precision, folder
+    if before is not None and not overwrite:
+        raise ValueError(
+            f"Expected the options and the data of the training that was cut off in {location!r}. Received others. "
+            "Pass the same ones to go on, or --overwrite to start afresh."
+        )
+    remote.remove(folder)
+    folder = remote.checkout(location)
+    with replacing_file(folder / "training.json") as temporary:
         temporary.write_text(json.dumps(identity, indent=2), encoding="utf-8")
-    return folder
+    remote.commit(folder)
+    return precision, folder
 
 
-def choose_precision(options: FitOptions, out: str, hidden_dim: int) -> dict[str, Any]:
-    """Returns the dtype policy: as named, as before a kill, or as measured on this device."""
+def choose_precision(options: FitOptions, before: Mapping[str, Any] | None, hidden_dim: int) -> dict[str, Any]:
+    """Returns the dtype policy: as named, as in the record of a training that was cut off, or as measured on this device."""
     if options.precision != "auto":
         return {"policy": options.precision}
-    record = training_folder(out) / "training.json"
-    if record.is_file():
-        return dict(json.loads(record.read_text(encoding="utf-8"))["precision"])
-    return distribute.fastest_precision(hidden_dim, options.batch_size * 32).to_dict()
+    if before is not None:
+        return dict(before["precision"])
+    return distribute.fastest_precision(hidden_dim, int(options.batch_size or 1) * 32).to_dict()
 
 
 @dataclass(frozen=True)
@@ -101,6 +140,7 @@ class Fit:
     padding: dict[str, Any]
     seconds: float
     examples_per_second: float
+    samples: list[dict[str, Any]]
 
 
 def fit(
@@ -124,31 +164,49 @@ def fit(
         teacher: A model whose logits are learnt beside the labels.
     """
     task = find_task(options.task)
-    train = task.batches(splits.train, model, batch_size=options.batch_size, seed=options.seed)
-    validation = task.batches(splits.validation, model, batch_size=64)
+    borders = {"respect_borders": True} if options.respect_borders else {}
+    augment = {"augment": options.augment} if options.augment else {}
+    train = task.batches(splits.train, model, batch_size=options.batch_size, seed=options.seed, **borders, **augment)
+    validation = task.batches(splits.validation, model, batch_size=task.evaluation_batch_size, **borders)
     note(f"Training data: {train.padding}")
     epochs = int(options.epochs or 0)
-    trainee = model if teacher is None else compress.distill(teacher, model)
-    task.compile(trainee, make_optimizer(options, len(train) * epochs))
-    best_weights = folder / "best.weights.h5"
+    with model.distribute_strategy.scope():
+        trainee = model if teacher is None else compress.distill(teacher, model)
+        task.compile(trainee, make_optimizer(options, len(train) * epochs))
+    # Every worker keeps its own copy: they are equal, and only the chief's becomes the Run.
+    best_weights = folder / f"best{distribute.worker_number(model.distribute_strategy) or ''}.weights.h5"
     choosing: list[keras.callbacks.Callback] = []
     if compression is None:
-        choosing.append(keras.callbacks.EarlyStopping("val_loss", patience=options.patience))
-        choosing.append(keras.callbacks.ModelCheckpoint(str(best_weights), monitor="val_loss", save_best_only=True, save_weights_only=True))
+        mode = "min" if task.monitor.endswith("loss") else "max"
+        choosing.append(keras.callbacks.EarlyStopping(task.monitor, patience=int(options.patience or 1), mode=mode))
+        choosing.append(
+            keras.callbacks.ModelCheckpoint(str(best_weights), monitor=task.monitor, mode=mode, save_best_only=True, save_weights_only=True)
+        )
     changing = list(compression or ())
     resume = distribute.Resume(folder, callbacks=[*changing, *choosing])
-    progress, speed = TrainingProgress(len(train), epochs), _Speed(options.batch_size)
+    progress, speed = TrainingProgress(len(train), epochs), _Speed(int(options.batch_size or 1))
+    samples_file = folder / "samples.json"
+    writing = _samples(model, splits, options, samples_file)
     started = time.perf_counter()
     try:
-        callbacks = [*changing, *choosing, speed, progress, resume]
+        callbacks = [*task.watch(splits.validation), *changing, *choosing, speed, progress, *writing, resume]
         trainee.fit(train, validation_data=validation, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     finally:
         progress.close()
     if best_weights.exists():
         trainee.load_weights(best_weights)
     seconds = time.perf_counter() - started
-    padding = asdict(train.padding) | {"fraction": train.padding.fraction}
-    return Fit(export.float32_twin(model), resume.history, padding, seconds, speed.examples_per_second)
+    return Fit(
+        export.float32_twin(model), resume.history, train.padding.to_dict(), seconds, speed.examples_per_second, read_samples(samples_file)
+    )
+
+
+def _samples(model: keras.Model, splits: Splits, options: FitOptions, file: Path) -> list[keras.callbacks.Callback]:
+    """Returns what lets a generator write after each epoch; nothing for other tasks, and on the workers that do not write."""
+    if options.task != "text-generator" or not distribute.is_chief(model.distribute_strategy):
+        return []
+    prompts = options.prompts or [piece[:PROMPT_CHARACTERS] for piece, _ in itertools.islice(splits.validation.pieces(), PROMPTS)]
+    return [Samples(prompts, file, options.seed)]
 
 
 def save(
@@ -161,13 +219,13 @@ def save(
     extra: dict[str, Any],
     ranges: list[dict[str, Any]] | None = None,
 ) -> Run:
-    """Measures the model, writes its Run with the report, and removes the training folder."""
+    """Measures the model and writes its Run with the report."""
     task = find_task(options.task)
-    outputs = {role: task.predict_logits(result.model, getattr(splits, role).inputs) for role in ("validation", "test")}
-    metrics = {role: task.measure(logits, getattr(splits, role).targets, splits.classes) for role, logits in outputs.items()}
+    measured = {role: task.measure(result.model, getattr(splits, role), splits.classes) for role in ("validation", "test")}
+    metrics = {role: seen.metrics for role, seen in measured.items()}
     if ranges is not None:
-        as_int8 = compress.quantize_model(export.float32_twin(result.model), ranges=ranges, preserve=False)
-        metrics["test_int8"] = task.measure(task.predict_logits(as_int8, splits.test.inputs), splits.test.targets, splits.classes)
+        as_int8 = compress.quantize_model(export.float32_twin(result.model), ranges=ranges)
+        metrics["test_int8"] = task.measure(as_int8, splits.test, splits.classes).metrics
     config = describe(options.task, asdict(options)) | {
         "data": {
             "examples": {role: len(getattr(splits, role)) for role in ("train", "validation", "test")},
@@ -179,43 +237,70 @@ def save(
     }
     with replacing_folder(out, overwrite=overwrite) as temporary:
         write_run(temporary, result.model, config=config, metrics=metrics, history=result.history, ranges=ranges)
-        report.write(temporary / "report.html", _summary(result, splits, config, metrics, outputs["test"], name=Path(out).name))
-    shutil.rmtree(training_folder(out), ignore_errors=True)
+        summary = _summary(result, splits, config, measured["test"], name=Path(out).name)
+        if options.explain:
+            explanations = explaining.section(result.model, task, splits.test.inputs, options.explain, options.seed)
+            summary = replace(summary, explanations=explanations)
+        report.write(temporary / "report.html", summary)
     return open_run(out)
 
 
-def _summary(
-    result: Fit, splits: Splits, config: Mapping[str, Any], metrics: Mapping[str, Any], logits: np.ndarray, *, name: str
-) -> report.RunSummary:
+def _summary(result: Fit, splits: Splits, config: Mapping[str, Any], measured: Measured, *, name: str) -> report.RunSummary:
     """Gathers what a Run's page shows."""
     padding, training = result.padding, config["training"]
-    counts = {}
-    if splits.classes is not None:
-        parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-        counts = {role: np.bincount(part.targets, minlength=len(splits.classes)).tolist() for role, part in parts.items()}
-    return report.RunSummary(
+    facts = {
+        "source": splits.test.source,
+        **_data_facts(padding),
+        "training examples per second": training["examples_per_second"],
+        "training time": f"{training['seconds']:.0f} s",
+        "precision": config["precision"]["policy"],
+    }
+    summary = report.RunSummary(
         title=name,
         task=config["task"],
-        metrics={**metrics["test"], "examples": len(splits.test)},
+        metrics={**measured.metrics, "examples": len(splits.test)},
         history=result.history,
-        inputs=splits.test.inputs,
-        rows=splits.test.rows,
-        targets=splits.test.targets,
-        logits=logits,
-        classes=splits.classes,
-        class_counts=counts,
-        facts={
-            "source": splits.test.source,
-            "padding left": f"{padding['fraction']:.1%} of the computed tokens",
-            "tokens computed, against fixed length": f"{padding['computed_tokens']:,} of {padding['fixed_tokens']:,} an epoch",
-            "training texts cut": padding["truncated"],
-            "training examples per second": training["examples_per_second"],
-            "training time": f"{training['seconds']:.0f} s",
-            "precision": config["precision"]["policy"],
-        },
+        facts=facts,
+        samples=result.samples,
         config=config["options"],
         versions=config["versions"],
     )
+    if splits.classes is not None:
+        summary = replace(summary, classes=splits.classes, class_counts=_class_counts(splits), skipped=splits.skipped)
+    test = splits.test
+    if measured.found is not None:
+        return replace(summary, monitor=find_task(config["task"]).monitor, objects=found_objects(test, *measured.found))
+    if measured.logits is None:
+        return summary
+    return replace(
+        summary,
+        inputs=data.names_of(test),
+        rows=test.rows,
+        targets=test.targets,
+        logits=measured.logits,
+        picture=partial(data.thumbnail, test.inputs) if data.is_images(test.inputs) else None,
+    )
+
+
+def _class_counts(splits: Splits) -> dict[str, list[int]]:
+    """Returns the examples of each class by split, or the boxes of each."""
+    counts = {}
+    for role in ("train", "validation", "test"):
+        targets = getattr(splits, role).targets
+        ids = targets.classes if isinstance(targets, Boxes) else targets
+        counts[role] = np.bincount(ids, minlength=len(splits.classes or ())).tolist()
+    return counts
+
+
+def _data_facts(padding: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a page tells of how the data was prepared: texts by their tokens, images by their pixels."""
+    if "height" in padding:
+        return {"image size": f"{padding['height']} x {padding['width']} pixels ({padding['resize']})"}
+    return {
+        "padding left": f"{padding['fraction']:.1%} of the computed tokens",
+        "tokens computed, against fixed length": f"{padding['computed_tokens']:,} of {padding['fixed_tokens']:,} an epoch",
+        "training texts cut": padding["truncated"],
+    }
 
 
 def make_optimizer(options: FitOptions, steps: int) -> keras.optimizers.Optimizer:
@@ -231,11 +316,18 @@ def make_optimizer(options: FitOptions, steps: int) -> keras.optimizers.Optimize
 
 
 def _fingerprint(splits: Splits) -> str:
-    """Returns a SHA-256 over all texts and targets, in their order."""
+    """Returns a SHA-256 over all texts and targets, in their order; for image files over their names and sizes."""
     digest = hashlib.sha256()
     for examples in (splits.train, splits.validation, splits.test):
-        for line in examples.inputs:
-            digest.update(line.encode("utf-8", "surrogatepass") + b"\0")
+        if isinstance(examples, Documents):
+            digest.update(examples.sha256.encode())
+            continue
+        if isinstance(examples.inputs, np.ndarray):
+            digest.update(examples.inputs.tobytes())
+        else:
+            sizes = [f"\0{Path(file).stat().st_size}" if isinstance(examples.inputs, ImageFiles) else "" for file in examples.inputs]
+            for line, size in zip(examples.inputs, sizes, strict=True):
+                digest.update(f"{line}{size}".encode("utf-8", "surrogatepass") + b"\0")
         digest.update(examples.targets.tobytes())
     return digest.hexdigest()
 

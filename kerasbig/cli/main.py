@@ -14,12 +14,16 @@ from kerasbig.cli.answer import evaluate, predict
 from kerasbig.cli.check import check, samples
 from kerasbig.cli.compress import compress
 from kerasbig.cli.demo import demo
+from kerasbig.cli.explain import explain
 from kerasbig.cli.export import export
+from kerasbig.cli.launch import launch
 from kerasbig.cli.report import report
 from kerasbig.cli.serve import serve
 from kerasbig.cli.train import train
 
 DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
+# 128 and the number of SIGUSR1, which schedulers take for "start it again": another worker was lost.
+LOST_A_WORKER = 138
 
 
 class SuggestingGroup(click.Group):
@@ -44,7 +48,7 @@ def app() -> None:
     """Takes text transformers from raw data to a server: train, compress, export, serve."""
 
 
-for command in (check, compress, demo, evaluate, export, predict, report, samples, serve, train):
+for command in (check, compress, demo, evaluate, explain, export, launch, predict, report, samples, serve, train):
     app.add_command(command)
 
 
@@ -55,12 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The process is ours here: TensorFlow's own start-up lines would bury the one line that matters.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"], prog_name="kerasbig", standalone_mode=False)
+        # Without its standalone mode, click returns the code of an `Exit` instead of raising it.
+        code = app(args=[argument for argument in arguments if argument != "--debug"], prog_name="kerasbig", standalone_mode=False)
     except click.ClickException as error:
         _say(error.format_message())
         sys.exit(WRONG_USAGE if isinstance(error, click.UsageError) else FAILED)
-    except click.exceptions.Exit as request:
-        sys.exit(request.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _say("Stopped. Give the same command again to go on.")
         sys.exit(STOPPED)
@@ -69,9 +72,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         known = isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError)
         hint = "" if known else " (not foreseen: give --debug for the traceback, and report it)"
+        if _is_lost_worker(error):
+            _say(f"Expected all workers to stay. Lost one: {_one_line(error)[:200]}. Start all again: they go on where they had saved.")
+            # TensorFlow waits for the lost worker in its clean-up.
+            sys.stderr.flush()
+            os._exit(LOST_A_WORKER)
         _say(f"{_one_line(error)}{hint}")
         sys.exit(FAILED)
-    sys.exit(DONE)
+    sys.exit(code or DONE)
+
+
+def _is_lost_worker(error: Exception) -> bool:
+    """Returns whether TensorFlow gave up a computation with other workers because one of them is gone."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None or not os.environ.get("TF_CONFIG"):
+        return False
+    errors = tensorflow.errors
+    # The chief finds a worker unavailable; the worker's own heartbeat exceeds its deadline when the chief or the link is gone.
+    lost = (
+        errors.UnavailableError,
+        errors.AbortedError,
+        errors.CancelledError,
+        errors.DeadlineExceededError,
+        errors.FailedPreconditionError,
+    )
+    return isinstance(error, lost) or (isinstance(error, errors.OpError) and "ollective" in str(error))
 
 
 def _one_line(error: Exception) -> str:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-# Peak learning rates from scratch: the wider the model, the smaller.
-RATES = {"tiny": 1e-3, "mini": 1e-3, "small": 5e-4, "medium": 3e-4, "base": 1e-4}
+from kerasbig.data.augmentation import AUGMENTATIONS, find_augmentation
+from kerasbig.data.box_augmentation import BOX_AUGMENTATIONS
+from kerasbig.data.image_batches import RESIZES
+
+# Peak learning rates from scratch: the wider the model, the smaller. Generators and images take the classifiers'.
+RATES = {"lite-2": 1e-3, "lite-4": 1e-3, "lite-6": 1e-3, "lite-7": 1e-3, "tiny": 1e-3, "mini": 1e-3, "small": 5e-4, "medium": 3e-4}
+SMALLEST_RATE, FINE_TUNING_RATE = 1e-4, 8e-5
+# The options that not every task has.
+IMAGE_OPTIONS = ("image", "images", "skip_bad", "image_size", "patch_size", "stem", "resize", "drop_path", "augment")
+TASK_OPTIONS = {
+    "text-classifier": ("text", "label", "regression", "explain"),
+    "text-generator": ("text", "separator", "respect_borders", "lora_rank", "prompts"),
+    "image-classifier": ("label", *IMAGE_OPTIONS),
+    "object-detector": tuple(name for name in IMAGE_OPTIONS if name != "image"),
+}
+# What only a model from scratch has.
+FROM_SCRATCH = ("size", "stem")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
@@ -31,24 +47,41 @@ class FitOptions:
     preset: str | None = None
     size: str | None = None
     vocabulary_size: int = 8000
-    sequence_length: int = 128
-    dropout: float = 0.1
+    sequence_length: int | None = None
+    dropout: float | None = None
     epochs: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     learning_rate: float | None = None
     weight_decay: float = 0.01
     warmup: float = 0.1
-    patience: int = 3
+    patience: int | None = None
     precision: str = "auto"
     strategy: str = "auto"
     seed: int = 0
+    separator: str | None = None
+    respect_borders: bool = False
+    lora_rank: int | None = None
+    prompts: tuple[str, ...] = ()
+    explain: int = 0
+    image: str | None = None
+    images: str | None = None
+    skip_bad: bool = False
+    image_size: int | None = None
+    patch_size: int | None = None
+    stem: bool | None = None
+    resize: str | None = None
+    drop_path: float | None = None
+    augment: str | None = None
     compression: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name, lowest in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("vocabulary_size", 6)):
+        least = {"epochs": 1, "batch_size": 1, "patience": 1, "vocabulary_size": 6, "lora_rank": 1, "image_size": 2, "patch_size": 1}
+        for name, lowest in least.items():
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise ValueError(f"Expected {name} of at least {lowest}. Received: {name}={value}")
+        if self.explain < 0:
+            raise ValueError(f"Expected explain of at least 0, a number of test examples. Received: explain={self.explain}")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"Expected a positive learning_rate. Received: learning_rate={self.learning_rate}")
         if not 0 <= self.warmup < 1:
@@ -59,14 +92,38 @@ class FitOptions:
             raise ValueError(f"Expected precision to be one of {', '.join(PRECISIONS)}. Received: precision={self.precision!r}")
         if self.preset and self.size:
             raise ValueError(f"Expected a preset or a size. Received both: preset={self.preset!r}, size={self.size!r}")
+        if self.resize is not None and self.resize not in RESIZES:
+            raise ValueError(f"Expected resize to be one of {', '.join(RESIZES)}. Received: resize={self.resize!r}")
+        if self.drop_path is not None and not 0 <= self.drop_path < 1:
+            raise ValueError(f"Expected drop_path from 0 to below 1. Received: drop_path={self.drop_path}")
+        find_augmentation(self.augment, BOX_AUGMENTATIONS if self.task == "object-detector" else AUGMENTATIONS)
+        self._check_fit_the_task()
 
-    def resolved(self, train_examples: int) -> FitOptions:
-        """Fills in what depends on the start: a pretrained model needs few, small steps; a new one at least 400 of them."""
-        size = None if self.preset else self.size or "mini"
-        steps_per_epoch = math.ceil(train_examples / self.batch_size)
-        epochs = self.epochs or (2 if self.preset else min(50, max(10, math.ceil(400 / steps_per_epoch))))
-        rate = self.learning_rate or (8e-5 if size is None else RATES.get(size, 1e-4))
-        return replace(self, size=size, epochs=epochs, learning_rate=rate)
+    def _check_fit_the_task(self) -> None:
+        own = TASK_OPTIONS.get(self.task, ())
+        others = {name: None for names in TASK_OPTIONS.values() for name in names if name not in own}
+        defaults = {field.name: field.default for field in fields(self)}
+        # From a file, no prompts are an empty list.
+        wrong = [name for name in others if getattr(self, name) and getattr(self, name) != defaults[name]]
+        if wrong:
+            raise ValueError(f"Expected options of {self.task}. Received: {', '.join(wrong)}, of another task. Leave them out.")
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> FitOptions:
+        """Fills in what the task chooses where the user named nothing."""
+        left = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **{name: value for name, value in left.items() if not (self.preset and name in FROM_SCRATCH)})
+
+    def resolved(self, steps_per_epoch: int, steps: tuple[int, int]) -> FitOptions:
+        """Fills in what depends on the start: a pretrained model needs few, small steps; a new one many.
+
+        Args:
+            steps_per_epoch: Batches in a pass.
+            steps: Least steps from scratch, and the most epochs for them.
+        """
+        least, most = steps
+        epochs = self.epochs or (2 if self.preset else min(most, max(10, math.ceil(least / steps_per_epoch))))
+        rate = self.learning_rate or (FINE_TUNING_RATE if self.size is None else RATES.get(self.size, SMALLEST_RATE))
+        return replace(self, epochs=epochs, learning_rate=rate)
 
 
 def options_from_config(path: str) -> dict[str, Any]:

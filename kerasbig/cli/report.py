@@ -26,14 +26,16 @@ COLUMNS = {
 @click.argument("folders", nargs=-1, required=True, metavar="RUN|BUNDLE...")
 @click.option("--data", metavar="SRC", help="What to compare on; by default the first Run's own test split.")
 @click.option("--out", default="comparison.html", show_default=True, metavar="PAGE", help="The page to write.")
+@click.option("--explain", type=int, default=0, metavar="N", help="Explain N examples with the first Run; takes seconds for each.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing page.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def report(folders: tuple[str, ...], data: str | None, out: str, overwrite: bool, as_json: bool) -> None:
+def report(folders: tuple[str, ...], data: str | None, out: str, explain: int, overwrite: bool, as_json: bool) -> None:
     """Measures Runs, and every file of Bundles, side by side: accuracy, size, latency, difference.
 
     The first is the one the others are compared with. At least one must be a Run: it says what the data mean.
     """
     load_tensorflow()
+    from kerasbig.cli import explaining
     from kerasbig.cli.answer import run_examples
     from kerasbig.cli.output import note, print_json, print_table
     from kerasbig.files import require_new
@@ -51,8 +53,9 @@ def report(folders: tuple[str, ...], data: str | None, out: str, overwrite: bool
     note(f"Measuring on {len(examples):,} examples of {examples.source} ({examples.role}) ...")
     compared = compress.compare(_variants(folders, runs), examples)
     advice = compared.recommend()
+    parts = explaining.section(run.load_model(), run.task, examples.inputs, explain, int(run.options.get("seed", 0))) if explain else []
     title = f"Variants on {examples.source} ({examples.role})"
-    pages.write(out, pages.RunSummary(title=title, task=run.task.name, comparison=compared.rows, notes=[advice]))
+    pages.write(out, pages.RunSummary(title=title, task=run.task.name, comparison=compared.rows, notes=[advice], explanations=parts))
     if as_json:
         print_json({**json.loads(compared.to_json()), "recommendation": advice, "report": out})
         return

@@ -57,13 +57,11 @@ def _stub_package() -> Iterator[None]:
     root = ModuleType(PACKAGE)
     root.__path__ = list(spec.submodule_search_locations)
     compat = ModuleType(f"{CORE}.keras.compat")
-    compat.assign = _assign  # type: ignore[attr-defined]
-    compat.keras = SimpleNamespace(  # type: ignore[attr-defined]
-        initializers=keras.initializers, backend=SimpleNamespace(map_fn=_map_fn)
-    )
+    names = SimpleNamespace(initializers=keras.initializers, backend=SimpleNamespace(map_fn=_map_fn))
+    vars(compat).update(assign=_assign, keras=names)
     # `quant_ops` imports the module itself from its package, so the package must be there too.
     package = ModuleType(f"{CORE}.keras")
-    package.compat = compat  # type: ignore[attr-defined]
+    vars(package)["compat"] = compat
     kept = _take_modules()
     sys.modules.update({PACKAGE: root, package.__name__: package, compat.__name__: compat})
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import keras_hub
 import numpy as np
 from keras import distillation
 
@@ -32,7 +33,8 @@ def distill(
         teacher: A built model that returns logits (B, C), or values (B, 1).
         student: A built model with the same inputs and outputs.
         temperature: Both models' logits are divided by it before they are compared, by Kullback-Leibler divergence;
-            above 0. Values of a regression are compared by their squared difference instead, without a temperature.
+            above 0. Values of a regression and the outputs of a detector are compared by their squared difference
+            instead, without a temperature.
         student_loss_weight: Weight of the labels' loss, from 0 to 1; the teacher has the rest.
         features: Names of teacher layers and of the student layers that shall give the same output, such as
             `{"transformer_layer_5": "transformer_layer_2"}`, compared by squared difference.
@@ -56,7 +58,8 @@ def distill(
     Source: Hinton et al., 2015, arXiv:1503.02531.
     """
     _check(teacher, student, temperature, student_loss_weight)
-    values = student.output_shape[-1] == 1
+    # The outputs of a detector are no one choice among classes, so that they have no softmax either.
+    values = student.output_shape[-1] == 1 or isinstance(student, keras_hub.models.ObjectDetector)
     # By its name, "kl_divergence", Keras takes the divergence of the logits themselves, which is none.
     losses: list[Any] = [_Values() if values else _Logits(temperature=temperature, loss=keras.losses.KLDivergence())]
     for teacher_layer, student_layer in (features or {}).items():

@@ -15,6 +15,8 @@ from kerasbig.compress._tfmot import FixedQuantizer, LastValueQuantizer, MovingA
 
 # An embedding row's size is kept in eighths of an octave, as `kerasbig.export` stores it.
 STEPS_AN_OCTAVE = 8
+# A kernel's largest weight after training may use a little less than all 127 steps of its grid.
+FEWEST_STEPS = 96
 # TF-MOT's own 0.999 needs thousands of steps to follow: outputs that outgrow their range in a short fine-tune stop learning.
 DECAY = 0.99
 _LOG_2 = float(np.log(2.0))
@@ -114,6 +116,22 @@ class WeightQuantizer(keras.layers.Layer):
         """Sets the range to that of a kernel."""
         self(tf.convert_to_tensor(weight), training=True)
 
+    def find_grid(self, weight: np.ndarray) -> None:
+        """Sets the range to that of the grid a kernel was rounded to before, where there is one.
+
+        The range is that of the last training step, so the largest weight of a stripped kernel need not lie at its end.
+        """
+        matrix = weight.reshape((-1, *self.weights[1].shape)) if self.per_channel else weight.reshape(-1, 1)  # (I, O)
+        largest = np.abs(matrix).max(axis=0).astype("float64")
+        ends, found = largest.copy(), largest == 0
+        for steps in range(127, FEWEST_STEPS - 1, -1):
+            step = np.where(largest > 0, largest, 1.0) / steps
+            whole = np.abs(matrix / step - np.round(matrix / step)).max(axis=0) < 1e-3
+            ends[whole & ~found] = (127 * step)[whole & ~found]
+            found |= whole
+        for variable, sign in zip(self.weights[:2], (-1, 1), strict=True):
+            variable.assign(np.reshape(sign * ends, variable.shape))
+
     def call(self, weight: tf.Tensor, training: bool | None = None, values: tf.Tensor | None = None) -> tf.Tensor:
         """Rounds a kernel of any shape whose last axes are its outputs.
 
@@ -149,10 +167,14 @@ class RowQuantizer(keras.layers.Layer):
     def start(self, weight: Any) -> None:
         """Does nothing: a row's range is its own."""
 
+    def find_grid(self, weight: Any) -> None:
+        """Does nothing: a rounded row's size is the same again."""
+
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Rounds rows (..., D)."""
         largest = tf.maximum(tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True), 1e-12)
-        eighths = tf.math.ceil(tf.math.log(largest) * (STEPS_AN_OCTAVE / _LOG_2))
+        # What rounds to the largest step may be half a step larger: only so has a rounded row the same size again.
+        eighths = tf.math.ceil(tf.math.log(largest * (127.0 / 127.5)) * (STEPS_AN_OCTAVE / _LOG_2))
         size = tf.stop_gradient(tf.exp(eighths * (_LOG_2 / STEPS_AN_OCTAVE)))
         return self._unit(rows / size, False, None) * size
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kerasbig.compress.clustering import shared_values
-from kerasbig.compress.kernels import select_kernels
+from kerasbig.compress.kernels import own_weights, select_kernels, weight_owners
 from kerasbig.compress.reports import Report, bytes_text
 from kerasbig.compress.rewiring import compression_of
 
@@ -26,11 +26,11 @@ def inspect(model: keras.Model) -> Report:
     Returns:
         A `Report` with a row for each layer with weights: `path`, `kind`, `shape`, `sparsity` (fraction of zeros),
         `clusters` (how many values the kernel has, if few), `bits` (entropy of the values, in bits a weight: what no
-        lossless file can go below if weights are independent), `bytes` as float32, and `reason` why a layer has no
-        kernel to compress. The note sums up.
+        lossless file can go below if weights are independent), `bytes` as they lie in memory, and `reason` why a layer
+        has no float kernel, such as one that Keras's own `quantize` made int8. The note sums up.
 
     Raises:
-        ValueError: If the model has no weights or no kernel.
+        ValueError: If the model has no weights.
 
     Example:
         >>> import keras, numpy as np
@@ -41,17 +41,20 @@ def inspect(model: keras.Model) -> Report:
         >>> row["sparsity"], row["clusters"], round(row["bits"], 2)
         (0.875, 2, 0.54)
     """
-    taken, left = select_kernels(model, lambda layer: True)
+    taken, left = select_kernels(model, lambda layer: True, required=False)
     rows: list[dict[str, Any]] = []
     for kernel in taken:
         compression = compression_of(kernel.layer)
         values = kernel.variable.numpy() if compression is None else compression.finished_kernel(kernel.layer)[1]
         kind = type(kernel.layer).__name__ if compression is None else compression.plain_class.__name__
         rows.append(_row(kernel.path, kind, values))
+    owners = {layer.path: layer for layer in weight_owners(model)}
     for item in left:
-        size = math.prod(item.shape)
-        rows.append(_cells(item.path, item.kind, item.shape, size, reason=item.reason))
+        stored = sum(weight.numpy().nbytes for weight in own_weights(owners[item.path]) if tuple(weight.shape) == item.shape)
+        rows.append(_cells(item.path, item.kind, item.shape, stored, reason=item.reason))
     kernels = rows[: len(taken)]
+    if not kernels:
+        return Report("Layers", tuple(rows), (f"No float kernel: {bytes_text(sum(row['bytes'] for row in rows))} of weights as they lie.",))
     weights = sum(math.prod(row["shape"]) for row in kernels)
     zeros = sum(row["sparsity"] * math.prod(row["shape"]) for row in kernels)
     held = sum(row["bits"] * math.prod(row["shape"]) for row in kernels) / 8
@@ -65,14 +68,14 @@ def _row(path: str, kind: str, values: np.ndarray) -> dict[str, Any]:
     shares = counts / values.size
     bits = float(-(shares * np.log2(shares)).sum())
     clusters = None if shared is None else len(shared)
-    return _cells(path, kind, values.shape, values.size, sparsity=float(np.mean(values == 0)), clusters=clusters, bits=bits)
+    return _cells(path, kind, values.shape, 4 * values.size, sparsity=float(np.mean(values == 0)), clusters=clusters, bits=bits)
 
 
 def _cells(
     path: str,
     kind: str,
     shape: tuple[int, ...],
-    size: int,
+    stored: int,
     *,
     sparsity: float | None = None,
     clusters: int | None = None,
@@ -80,4 +83,4 @@ def _cells(
     reason: str = "",
 ) -> dict[str, Any]:
     cells = {"path": path, "kind": kind, "shape": tuple(shape), "sparsity": sparsity, "clusters": clusters, "bits": bits}
-    return {**cells, "bytes": 4 * size, "reason": reason}
+    return {**cells, "bytes": stored, "reason": reason}

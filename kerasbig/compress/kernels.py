@@ -79,8 +79,18 @@ def matrix_shape(layer: keras.layers.Layer) -> tuple[int, int]:
         >>> matrix_shape(query)
         (16, 16)
     """
-    shape = tuple(int(size) for size in _variable(layer).shape)
-    contracted = len(shape) - 1
+    shape = tuple(int(size) for size in kernel_variable(layer).shape)
+    contracted = contracted_axes(layer)
+    return math.prod(shape[:contracted]), math.prod(shape[contracted:])
+
+
+def contracted_axes(layer: keras.layers.Layer) -> int:
+    """Returns how many axes of a layer's kernel its inputs are multiplied with; they come first.
+
+    Raises:
+        ValueError: If they do not, which an EinsumDense allows.
+    """
+    contracted = len(kernel_variable(layer).shape) - 1
     if isinstance(layer, keras.layers.EinsumDense):
         inputs, output = layer.equation.replace(" ", "").split("->")
         axes = inputs.split(",")[1]
@@ -90,10 +100,10 @@ def matrix_shape(layer: keras.layers.Layer) -> tuple[int, int]:
                 f"Expected the contracted axes of an EinsumDense kernel to come first, so that it is an (in, out) matrix. "
                 f"Received: equation={layer.equation!r} of {layer.path!r}. Leave this layer alone, or reorder its kernel's axes."
             )
-    return math.prod(shape[:contracted]), math.prod(shape[contracted:])
+    return contracted
 
 
-def select_kernels(model: keras.Model, layers: Layers | None = None) -> tuple[list[Kernel], list[LeftAlone]]:
+def select_kernels(model: keras.Model, layers: Layers | None = None, *, required: bool = True) -> tuple[list[Kernel], list[LeftAlone]]:
     """Finds the kernels of a model, those of nested layers and of KerasHub's included.
 
     Args:
@@ -101,6 +111,7 @@ def select_kernels(model: keras.Model, layers: Layers | None = None) -> tuple[li
         layers: Which kernels to take. None takes every Dense and EinsumDense. A pattern, or several, of layer paths
             (`*` and `?` as in file names) takes exactly what it names, embeddings and convolutions too; a pattern that
             begins with `!` leaves out what it names. Or a function from a layer to True or False.
+        required: Whether it is an error to take nothing.
 
     Returns:
         The kernels taken and the layers left alone, both in the order of `model.weights`.
@@ -125,13 +136,13 @@ def select_kernels(model: keras.Model, layers: Layers | None = None) -> tuple[li
     for layer in owners:
         wish, obstacle = unwanted(layer), _obstacle(layer)
         if not wish and not obstacle:
-            taken.append(Kernel(layer.path, layer, _variable(layer), matrix_shape(layer)))
+            taken.append(Kernel(layer.path, layer, kernel_variable(layer), matrix_shape(layer)))
             continue
         if not wish and layer.path in _patterns(layers):
             raise ValueError(f"Expected layers to name kernels that can be taken. Received: {layer.path!r}: {obstacle}")
-        shape = max((tuple(weight.shape) for weight in _own_weights(layer)), key=math.prod)
+        shape = max((tuple(weight.shape) for weight in own_weights(layer)), key=math.prod)
         left.append(LeftAlone(layer.path, type(layer).__name__, shape, obstacle if obstacle == _NO_KERNEL else wish or obstacle))
-    if not taken:
+    if required and not taken:
         reasons = "; ".join(sorted({f"{item.kind}: {item.reason}" for item in left}))
         raise ValueError(
             f"Expected at least one kernel to take. Received: {model.name!r} with layers={layers!r}, which leaves none ({reasons})."
@@ -148,15 +159,16 @@ def weight_owners(model: keras.Model) -> list[keras.layers.Layer]:
     # Keras offers no public walk over nested layers; a test fails when this one is renamed.
     layers = list(model._flatten_layers(include_self=False))
     added = {id(part) for layer in layers if hasattr(layer, "compression") for part in layer.compression._flatten_layers()}
-    owners = [layer for layer in layers if id(layer) not in added and _own_weights(layer)]
-    return sorted(owners, key=lambda layer: min(order.get(id(weight), len(order)) for weight in _own_weights(layer)))
+    owners = [layer for layer in layers if id(layer) not in added and own_weights(layer)]
+    return sorted(owners, key=lambda layer: min(order.get(id(weight), len(order)) for weight in own_weights(layer)))
 
 
-def _own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Returns the weights that a layer holds itself, those of its sublayers left out."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
-def _variable(layer: keras.layers.Layer) -> keras.Variable:
+def kernel_variable(layer: keras.layers.Layer) -> keras.Variable:
     """Returns the stored kernel: the public `kernel` is a sum when LoRA is on."""
     name = "_embeddings" if isinstance(layer, keras.layers.Embedding) else "_kernel"
     variable = getattr(layer, name, None)

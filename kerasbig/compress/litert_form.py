@@ -6,13 +6,14 @@ quantized axis that moved. A convolution of width 1 is the same product and conv
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from kerasbig.compress.kernels import matrix_shape
+from kerasbig.compress.kernels import contracted_axes, matrix_shape
 
 
 def put_on(layer: keras.layers.Layer, compression: Any) -> None:
@@ -41,6 +42,9 @@ class _Int8Layer:
 
     ranges: dict[str, Any]
     output_sizes: list[float] | None
+    bias: Any
+    activation: Any
+    _kernel: keras.Variable
 
     def rounded(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         """Rounds an input or an output."""
@@ -57,7 +61,7 @@ class _Int8Layer:
 
     def finished(self, outputs: tf.Tensor) -> tf.Tensor:
         """Adds the bias, rounds, and gives channels (last axis) their sizes back."""
-        bias, sizes = self.bias, 1.0 if self.output_sizes is None else np.asarray(self.output_sizes, "float32")  # type: ignore[attr-defined]
+        bias, sizes = self.bias, 1.0 if self.output_sizes is None else np.asarray(self.output_sizes, "float32")
         if bias is not None:
             outputs = tf.nn.bias_add(outputs, tf.reshape(tf.convert_to_tensor(bias), [-1]) / sizes)
         outputs = self.rounded(outputs, "output")
@@ -68,10 +72,8 @@ class _Int8Product(_Int8Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Computes the layer as int8 would."""
         size_in, size_out = matrix_shape(self)
-        kernel = tf.convert_to_tensor(self._kernel)  # type: ignore[attr-defined]
-        axes_in = 1
-        if isinstance(self, keras.layers.EinsumDense):
-            axes_in = sum(axis not in self.equation.split("->")[1] for axis in self.equation.split("->")[0].split(",")[1].strip())
+        kernel = tf.convert_to_tensor(self._kernel)
+        axes_in = contracted_axes(self)
         inputs = self.rounded(inputs, "input")
         if self.ranges["weight"][0].shape:
             pixels = tf.reshape(inputs, (1, 1, -1, size_in))
@@ -80,17 +82,17 @@ class _Int8Product(_Int8Layer):
             outputs = tf.matmul(tf.reshape(inputs, (-1, size_in)), self.rounded_kernel(tf.reshape(kernel, (size_in, size_out))))
         outputs = self.finished(outputs)
         outputs = tf.reshape(outputs, _leading(inputs, axes_in) + list(kernel.shape)[axes_in:])
-        activation = self.activation  # type: ignore[attr-defined]
-        return outputs if activation is None else activation(outputs)
+        return outputs if self.activation is None else self.activation(outputs)
 
 
 class _Int8Convolution(_Int8Layer):
+    convolution_op: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Computes the convolution as int8 would."""
-        kernel = self.rounded_kernel(tf.convert_to_tensor(self._kernel))  # type: ignore[attr-defined]
-        outputs = self.finished(self.convolution_op(self.rounded(inputs, "input"), kernel))  # type: ignore[attr-defined]
-        activation = self.activation  # type: ignore[attr-defined]
-        return outputs if activation is None else activation(outputs)
+        kernel = self.rounded_kernel(tf.convert_to_tensor(self._kernel))
+        outputs = self.finished(self.convolution_op(self.rounded(inputs, "input"), kernel))
+        return outputs if self.activation is None else self.activation(outputs)
 
 
 def _leading(tensor: tf.Tensor, axes: int) -> list[Any]:

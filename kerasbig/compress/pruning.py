@@ -44,9 +44,9 @@ class Pruning(keras.callbacks.Callback):
             it out, or a function from a layer to True or False; see `kerasbig.compress.kernels.select_kernels`.
 
     Raises:
-        ValueError: For an argument out of range, and in `fit`: if no kernel is left to prune or one is being clustered,
-            `sparsity` is given but the number of steps is not known, or several replicas run several
-            steps in one execution.
+        ValueError: For an argument out of range, and in `fit`: if no kernel is left to prune or one is being clustered, an
+            input axis does not divide into groups of n, `sparsity` is given but the number of steps is not known, or
+            several replicas run several steps in one execution.
         RuntimeError: In `fit`, on another Keras backend than TensorFlow.
 
     Example:
@@ -118,6 +118,7 @@ class Pruning(keras.callbacks.Callback):
                 f"Expected kernels that are not being clustered. Received: {clustered[0]!r}, which is. Prune first, then cluster: "
                 "zeros stay zero."
             )
+        self._check_groups(taken)
         self._kernels = [kernel for kernel in taken if self._has_blocks(kernel)]
         reason = f"has fewer than two {self.block_size[0]}x{self.block_size[1]} blocks along an axis"
         small = [kernel for kernel in taken if not self._has_blocks(kernel)]
@@ -180,6 +181,16 @@ class Pruning(keras.callbacks.Callback):
         if self._masks is None:
             raise RuntimeError("Expected Pruning to be called by model.fit, which begins with on_train_begin. Pass it in callbacks=[...].")
         return self._masks
+
+    def _check_groups(self, taken: Sequence[Kernel]) -> None:
+        if self.m_by_n is None:
+            return
+        for kernel in taken:
+            if kernel.matrix_shape[0] % self.m_by_n[1]:
+                raise ValueError(
+                    f"Expected an input axis that divides into groups of {self.m_by_n[1]}, for m_by_n={self.m_by_n}. Received: "
+                    f"{kernel.path!r} with {kernel.matrix_shape[0]} inputs. Leave it out with layers={'!' + kernel.path!r}."
+                )
 
     def _has_blocks(self, kernel: Kernel) -> bool:
         """Whether TF-MOT can pool the kernel: it squeezes axes of one block away and then fails."""

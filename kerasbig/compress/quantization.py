@@ -69,7 +69,7 @@ def quantize_model(
     batches = None if calibration is None else list(calibration)
     if batches == []:
         raise ValueError(_NO_BATCH)
-    taken, _ = select_kernels(model, layers or (lambda layer: True))
+    taken, _ = select_kernels(model, (lambda layer: True) if layers is None else layers)
     for kernel in taken:
         compression = compression_of(kernel.layer)
         if compression is not None and compression.weight_quantizer is not None:
@@ -233,6 +233,8 @@ def _checked_ranges(taken: Sequence[Kernel], given: Ranges) -> list[Mapping[str,
 def _assign_ranges(taken: Sequence[Kernel], rows: Ranges) -> None:
     for kernel, row in zip(taken, rows, strict=True):
         compression = compression_of(kernel.layer)
+        if compression is not None and compression.clusters is None:
+            compression.weight_quantizer.find_grid(kernel.variable.numpy())
         if compression is not None and compression.input_quantizer is not None:
             compression.input_quantizer.set_range(*row["input"])
             compression.output_quantizer.set_range(*row["output"])

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerasbig.compress.kernels import Kernel, weight_owners
+from kerasbig.compress.kernels import Kernel, kernel_variable, weight_owners
 
 
 class Compression(keras.layers.Layer):
@@ -56,7 +56,7 @@ class Compression(keras.layers.Layer):
 
     def finished_kernel(self, layer: keras.layers.Layer) -> tuple[keras.Variable, np.ndarray]:
         """Returns a layer's variable and what `strip` would write into it."""
-        variable = _variable(layer)
+        variable = kernel_variable(layer)
         return variable, self(_raw(variable), training=False).numpy()
 
     def repeat_for_litert(self, layer: keras.layers.Layer) -> None:
@@ -66,15 +66,29 @@ class Compression(keras.layers.Layer):
         put_on(layer, self)
 
 
-class _RewiredMatmul:
+class _Rewired:
+    """Mixed into each rewired layer: its class exists in this process alone, so no file could name it."""
+
+    path: str
+
+    def get_config(self) -> dict[str, Any]:
+        """Refuses: what a file kept would not load again."""
+        raise ValueError(
+            f"Expected a plain model to save. Received: {self.path!r}, which is being clustered or quantized. "
+            "Call kerasbig.compress.strip(model) first; to go on training later, keep the weights with model.save_weights."
+        )
+
+
+class _RewiredMatmul(_Rewired):
     """Mixed into Dense, EinsumDense and convolutions: their `call` asks for `kernel` and applies `activation`."""
 
     compression: Compression
+    _kernel: keras.Variable
 
     @property
     def kernel(self) -> tf.Tensor:
         """The kernel after all steps, in the dtype of the computation."""
-        return tf.cast(self.compression(_raw(self._kernel)), self._kernel.dtype)  # type: ignore[attr-defined]
+        return tf.cast(self.compression(_raw(self._kernel)), self._kernel.dtype)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Quantizes the input, if asked for; the output is quantized by `_QuantizedActivation`."""
@@ -83,25 +97,27 @@ class _RewiredMatmul:
         return super().call(inputs)  # type: ignore[misc]
 
 
-class _RewiredEmbedding:
+class _RewiredEmbedding(_Rewired):
     """Mixed into Embedding: the steps see the rows that are looked up, which is the same and much less work.
 
     One thing differs: the "average" of a centroid's gradient is over the weights that were looked up, not over the table.
     """
 
     compression: Compression
+    compute_dtype: str
+    _embeddings: keras.Variable
 
     @property
     def embeddings(self) -> tf.Tensor:
         """The whole table after all steps, for a tied output layer."""
-        return tf.cast(self.compression(_raw(self._embeddings)), self._embeddings.dtype)  # type: ignore[attr-defined]
+        return tf.cast(self.compression(_raw(self._embeddings)), self._embeddings.dtype)
 
     def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
         """Looks token ids up."""
         if reverse:
             return super().call(inputs, reverse=True)  # type: ignore[misc]
-        rows = tf.gather(_raw(self._embeddings), tf.cast(inputs, "int32"))  # type: ignore[attr-defined]
-        return tf.cast(self.compression(rows), self.compute_dtype)  # type: ignore[attr-defined]
+        rows = tf.gather(_raw(self._embeddings), tf.cast(inputs, "int32"))
+        return tf.cast(self.compression(rows), self.compute_dtype)
 
 
 class _QuantizedActivation:
@@ -155,19 +171,14 @@ def quantize_output(layer: keras.layers.Layer) -> None:
     layer.activation = _QuantizedActivation(layer.compression.output_quantizer, layer.activation)
 
 
-def plain_activation(layer: keras.layers.Layer) -> Any:
-    """Returns the layer's own activation."""
-    activation = getattr(layer, "activation", None)
-    return activation.activation if isinstance(activation, _QuantizedActivation) else activation
-
-
 def unwire(layer: keras.layers.Layer) -> None:
     """Writes the kernel after all steps into the layer and gives it its own class back."""
     compression: Compression = layer.compression
     variable, value = compression.finished_kernel(layer)
     variable.assign(value)
-    if hasattr(layer, "activation"):
-        layer.activation = plain_activation(layer)
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, _QuantizedActivation):
+        layer.activation = activation.activation
     layer.__class__ = compression.plain_class
     layer._tracker.unlock()
     layer._tracker.untrack(compression)
@@ -182,10 +193,6 @@ def forget_traces(model: keras.Model) -> None:
         part.compiled = False
         if hasattr(part, "generate_function"):  # KerasHub's
             part.generate_function = None
-
-
-def _variable(layer: keras.layers.Layer) -> keras.Variable:
-    return layer._embeddings if isinstance(layer, keras.layers.Embedding) else layer._kernel
 
 
 def _raw(variable: keras.Variable) -> tf.Tensor:

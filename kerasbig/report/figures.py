@@ -100,6 +100,33 @@ def reliability(result: Calibration) -> str:
     return _svg("calibration", (4.8, 4.6), "Reliability diagram", draw)
 
 
+def precision_recall(curves: Sequence[Sequence[float]]) -> str:
+    """Draws precision by recall, a line for each class, each with the number of its row at the end.
+
+    Args:
+        curves: For each class the precisions at recalls evenly spread from 0 to 1.
+
+    Returns:
+        An `<svg>` element.
+
+    Example:
+        >>> precision_recall([[1.0, 0.8, 0.0]])[:4]
+        '<svg'
+    """
+
+    def draw(figure: Figure) -> None:
+        axes: Axes = figure.add_subplot()
+        colours = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.9, len(curves)))
+        for number, (precision, colour) in enumerate(zip(curves, colours, strict=True), start=1):
+            recalls, values = np.linspace(0, 1, len(precision)), np.asarray(precision, "float64")
+            axes.plot(recalls, values, color=colour, linewidth=1.6)
+            last = int(np.flatnonzero(values > 0).max(initial=0))
+            axes.annotate(str(number), (recalls[last], values[last]), textcoords="offset points", xytext=(3, 2), fontsize=9)
+        axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="recall", ylabel="precision at IoU 0.5")
+
+    return _svg("precision-recall", (5.6, 3.8), "Precision by recall", draw)
+
+
 def residuals(targets: np.ndarray, values: np.ndarray) -> str:
     """Draws predicted against true values, and how the differences are spread."""
 

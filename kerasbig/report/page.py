@@ -16,12 +16,16 @@ from markupsafe import Markup
 
 from kerasbig.files import replacing_file
 from kerasbig.report import figures, measures
-from kerasbig.report.summary import RunSummary
+from kerasbig.report.summary import Objects, RunSummary
 
 WORST_EXAMPLES = 20
 # A matrix beyond this many classes says nothing to the eye; the pairs most often confused do.
 MATRIX_CLASSES = 30
 TEXT_CHARACTERS = 600
+# Images shown with their labels and predictions.
+GALLERY = 24
+# More lines than this in a plot are a tangle.
+CURVES = 12
 
 
 def write(path: str | os.PathLike[str], summary: RunSummary) -> Path:
@@ -55,6 +59,8 @@ def write(path: str | os.PathLike[str], summary: RunSummary) -> Path:
         headline.setdefault("calibration_error", sections["calibration"]["error"])
     elif len(targets):
         sections["regression"] = _regression(summary, targets.astype("float64"), logits[:, 0])
+    if summary.objects is not None:
+        sections["objects"] = _objects(summary.objects)
     sections["balance"] = _balance(summary, targets)
     return _render(path, "run.html.jinja", summary=summary, headline=headline, config=_json(summary.config), **sections)
 
@@ -130,6 +136,7 @@ def _classification(summary: RunSummary, targets: np.ndarray, probabilities: np.
         {
             "row": summary.rows[i],
             "text": _shortened(summary.inputs[i]),
+            "picture": _picture(summary, i),
             "target": classes[targets[i]],
             "predicted": classes[predicted[i]],
             "probability": float(probabilities[i, predicted[i]]),
@@ -147,7 +154,48 @@ def _classification(summary: RunSummary, targets: np.ndarray, probabilities: np.
             "support": matrix.sum(axis=1).tolist(),
         },
         "calibration": {"plot": Markup(figures.reliability(result)), "error": result.error, "bins": _bins(result)},
+        "gallery": _gallery(summary, targets, probabilities),
         "mistakes": {"shown": mistakes, "all": int((predicted != targets).sum()), "examples": len(targets)},
+    }
+
+
+def _gallery(summary: RunSummary, targets: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
+    """Returns some of the images with their labels and what was predicted, evenly spread over the examples."""
+    if summary.picture is None:
+        return []
+    classes = list(summary.classes or ())
+    predicted = probabilities.argmax(axis=1)
+    chosen = np.unique(np.linspace(0, len(targets) - 1, GALLERY).round().astype(int))
+    return [
+        {
+            "picture": _picture(summary, i),
+            "text": summary.inputs[i],
+            "target": classes[targets[i]],
+            "predicted": classes[predicted[i]],
+            "right": bool(predicted[i] == targets[i]),
+            "probability": float(probabilities[i, predicted[i]]),
+        }
+        for i in chosen
+    ]
+
+
+def _picture(summary: RunSummary, index: int) -> Markup | None:
+    # It comes from our own encoder, as base64.
+    return None if summary.picture is None else Markup(summary.picture(int(index)))
+
+
+def _objects(objects: Objects) -> dict[str, Any]:
+    # Pictures come from our own encoder, as base64.
+    def shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [{**row, "picture": Markup(row["picture"])} for row in rows]
+
+    curves = [(row["name"], row["precision"]) for row in objects.classes if row["boxes"]][:CURVES]
+    return {
+        "classes": objects.classes,
+        "curves": Markup(figures.precision_recall([precision for _, precision in curves])) if curves else None,
+        "kinds": objects.kinds,
+        "pictures": shown(objects.pictures),
+        "mistakes": shown(objects.mistakes),
     }
 
 

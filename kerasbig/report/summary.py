@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What a detector did on the examples it was measured on.
+
+    Attributes:
+        classes: A dict a class: `name`, `boxes` (how many there are), `map` and `ap50` (nan without boxes), and `precision`,
+            a list of precisions at IoU 0.5 for recalls evenly spread from 0 to 1.
+        pictures: A dict an image: `picture`, a `data:` address with the boxes drawn; `name`; `found`, dicts of `label`, `colour`,
+            `score` and `kind`; `missed`, the labels of objects that were not found.
+        kinds: How often each kind of verdict was given, such as `{"right": 120, "missed": 9}`.
+        mistakes: The worst ones: dicts of `picture`, `name`, `kind`, `label` and `score`.
+
+    Example:
+        >>> Objects(classes=[{"name": "cat", "boxes": 1, "map": 1.0, "ap50": 1.0, "precision": [1.0, 1.0]}]).kinds
+        {}
+    """
+
+    classes: Sequence[Mapping[str, Any]] = ()
+    pictures: Sequence[Mapping[str, Any]] = ()
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    mistakes: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +42,7 @@ class RunSummary:
         metrics: The headline figures, such as `{"accuracy": 0.84, "loss": 0.41, "examples": 2121}`.
         history: One dict of metrics an epoch, such as `{"loss": …, "val_loss": …, "learning_rate": …}`.
         monitor: Which key of the history decides the best epoch; None for `val_loss`, or `loss` without it.
-        inputs: The N texts that were evaluated.
+        inputs: The N texts that were evaluated, or the names of images.
         rows: Where each of them stands in its source, such as its line number.
         targets: int (N,) class ids, or float (N,) values where `classes` is None.
         logits: float (N, C), not normalized; or (N, 1) values.
@@ -27,6 +50,11 @@ class RunSummary:
         class_counts: Examples of each class by split, such as `{"train": [800, 790], "test": [200, 198]}`.
         facts: What else is worth knowing about data and speed, such as `{"padding": str(batches.padding),
             "examples per second": 41.2, "texts cut": 12}`.
+        picture: From the number of an input to a small image of it, as a `data:` address; None for texts.
+        objects: What a detector found; None for other tasks.
+        skipped: What was wrong in the data and left out, one message each.
+        samples: What a generator wrote after each epoch: dicts of `epoch`, `prompt` and `text`.
+        explanations: Parts of the page, in HTML that you trust, such as `Explanation.to_html(whole=False)` of `kb.explain` gives.
         comparison: Rows of a comparison of variants, as `kb.compress.compare(...).rows` holds them.
         config: The resolved options of the run.
         versions: Package versions.
@@ -55,6 +83,11 @@ class RunSummary:
     classes: Sequence[str] | None = None
     class_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    picture: Callable[[int], str] | None = None
+    objects: Objects | None = None
+    skipped: Sequence[str] = ()
+    samples: Sequence[Mapping[str, Any]] = ()
+    explanations: Sequence[str] = ()
     comparison: Sequence[Mapping[str, Any]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
