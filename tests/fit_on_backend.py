@@ -24,6 +24,11 @@ def without_dropout(model: keras.Model) -> None:
             layer.rate = 0.0
 
 
+def optimizer() -> keras.optimizers.Optimizer:
+    """Returns Adam with an epsilon above what rounding leaves: where a gradient is but rounding, Adam would make whole steps of it."""
+    return kb.distribute.AdamW(1e-3, epsilon=1e-4)
+
+
 def in_one_order(built: Built) -> tf.data.Dataset:
     """Returns the data without shuffling: JAX looks at a batch beforehand, which moves the order on."""
     examples = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *built.batches.as_numpy_iterator())
@@ -37,7 +42,7 @@ def main() -> None:
         without_dropout(built.model)
         with np.load(folder / f"{number}.start.npz") as start:
             built.model.set_weights([start[f"{i:03d}"] for i in range(len(start.files))])
-        built.model.compile(kb.distribute.AdamW(1e-3), built.loss)
+        built.model.compile(optimizer(), built.loss)
         losses = built.model.fit(in_one_order(built), epochs=3, shuffle=False, verbose=0).history["loss"]
         built.model.save_weights(folder / f"{number}.weights.h5")
         np.savez(folder / f"{number}.npz", losses=losses, logits=logits(built))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import keras
 import keras_hub
@@ -14,10 +15,29 @@ import kerasbig as kb
 LINES = ["a fine film with a story", "a dull film with no story at all", "一部 很好 的 电影"] * 6
 
 
-@pytest.fixture
-def model() -> keras.Model:
+def build() -> keras.Model:
     keras.utils.set_random_seed(0)
     return kb.text.bert_classifier(("bad", "good"), size="tiny", vocabulary=kb.text.learn_wordpiece(LINES, 90), sequence_length=16)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model whose every layer but the logits has few bits, and what it was before."""
+
+    mode: str
+    model: keras.Model
+    float_logits: np.ndarray
+    float_bytes: int
+    float_report_bytes: int
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def quantized(request) -> Quantized:
+    model = build()
+    report_bytes = sum(row["bytes"] for row in kb.compress.inspect(model).rows)
+    before, float_bytes = kb.data.predict_logits(model, LINES), stored_bytes(model)
+    quantize(model, request.param, filters=without_logits)
+    return Quantized(request.param, model, before, float_bytes, report_bytes)
 
 
 def without_logits(layer: keras.layers.Layer) -> bool:
@@ -34,38 +54,36 @@ def quantize(model: keras.Model, *arguments, **options) -> None:
         model.quantize(*arguments, **options)
 
 
-@pytest.mark.parametrize(("mode", "share", "tolerance"), [("int8", 0.30, 0.02), ("int4", 0.17, 0.25)])
-def test_fewer_bits_are_kept_by_a_preset(mode, share, tolerance, model, tmp_path):
-    before, float_bytes = kb.data.predict_logits(model, LINES), stored_bytes(model)
-    quantize(model, mode, filters=without_logits)
+def test_fewer_bits_are_kept_by_a_preset(quantized, tmp_path):
+    share, tolerance = {"int8": (0.30, 0.02), "int4": (0.17, 0.25)}[quantized.mode]
+    model, before = quantized.model, quantized.float_logits
     after = kb.data.predict_logits(model, LINES)
     assert 0 < np.abs(after - before).max() <= tolerance * np.abs(before).max()
-    assert stored_bytes(model) <= share * float_bytes
+    assert stored_bytes(model) <= share * quantized.float_bytes
     model.save_to_preset(str(tmp_path))
     again = keras_hub.models.BertTextClassifier.from_preset(str(tmp_path))
     np.testing.assert_array_equal(kb.data.predict_logits(again, LINES), after)
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_the_report_says_what_lies_there(mode, model):
-    float_bytes = sum(row["bytes"] for row in kb.compress.inspect(model).rows)
-    quantize(model, mode)
-    report = kb.compress.inspect(model)
-    reasons = {row["reason"] for row in report.rows}
-    assert reasons == {f"already quantized to {mode}", "has no kernel"}
-    assert report.notes[0].startswith("No float kernel: ")
-    assert sum(row["bytes"] for row in report.rows) < (0.3 if mode == "int8" else 0.2) * float_bytes
-
-
-def test_a_part_in_int8_leaves_the_rest_to_compress(model):
-    quantize(model, "int8", filters=without_logits)
-    rows = {row["path"].rpartition("/")[2]: row for row in kb.compress.inspect(model).rows}
+def test_the_report_says_what_lies_there_and_leaves_the_rest_to_compress(quantized):
+    report = kb.compress.inspect(quantized.model)
+    assert {row["reason"] for row in report.rows} == {"", f"already quantized to {quantized.mode}", "has no kernel"}
+    rows = {row["path"].rpartition("/")[2]: row for row in report.rows}
     seen = {name: (rows[name]["reason"], rows[name]["bytes"]) for name in ("logits", "pooled_dense")}
-    assert seen == {"logits": ("", 4 * 128 * 2), "pooled_dense": ("already quantized to int8", 128 * 128)}
+    bytes_each = {"int8": 128 * 128, "int4": 128 * 128 // 2}[quantized.mode]
+    assert seen == {"logits": ("", 4 * 128 * 2), "pooled_dense": (f"already quantized to {quantized.mode}", bytes_each)}
+    assert sum(row["bytes"] for row in report.rows) < (0.3 if quantized.mode == "int8" else 0.2) * quantized.float_report_bytes
 
 
-@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
-def test_calibrated_four_bits(algorithm, model):
+def test_no_exported_file_holds_them(quantized, tmp_path):
+    with pytest.raises(ValueError, match=rf"Expected float weights\. Received: a model that Keras's own quantize made {quantized.mode}"):
+        kb.export.bundle(quantized.model, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("algorithm", [pytest.param("gptq", marks=pytest.mark.slow), "awq"])
+def test_calibrated_four_bits(algorithm):
+    model = build()
     before, float_bytes = kb.data.predict_logits(model, LINES), stored_bytes(model)
     backbone = model.backbone
     blocks = [layer for layer in backbone.layers if isinstance(layer, keras_hub.layers.TransformerEncoder)]
@@ -85,15 +103,11 @@ def test_calibrated_four_bits(algorithm, model):
     assert f"already quantized to {algorithm}" in {row["reason"] for row in kb.compress.inspect(model).rows}
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_no_exported_file_holds_them(mode, model, tmp_path):
-    quantize(model, mode, filters=without_logits)
-    with pytest.raises(ValueError, match=rf"Expected float weights\. Received: a model that Keras's own quantize made {mode}"):
-        kb.export.bundle(model, tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
-
-
-def test_nothing_is_left_to_prune(model):
+def test_nothing_is_left_to_prune():
+    model = build()
     quantize(model, "int8")
+    report = kb.compress.inspect(model)
+    assert {row["reason"] for row in report.rows} == {"already quantized to int8", "has no kernel"}
+    assert report.notes[0].startswith("No float kernel: ")
     with pytest.raises(ValueError, match=r"Expected at least one kernel to take.*already quantized to int8"):
         kb.compress.cluster_weights(model, 4)

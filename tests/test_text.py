@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import kerasbig as kb
 from kerasbig.data.presets import resolve_bert_preset
 from kerasbig.text import SIZES, bert_classifier, learn_wordpiece
 
@@ -62,8 +63,11 @@ def test_regression_head(review_vocabulary):
 
 def test_overfits_a_handful(tiny_bert, review_examples):
     tiny_bert.compile(keras.optimizers.AdamW(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    tiny_bert.fit(review_examples.inputs[:16], review_examples.targets[:16], epochs=40, verbose=0)
-    assert tiny_bert.evaluate(review_examples.inputs[:16], review_examples.targets[:16], verbose=0)[1] == 1.0
+    few = kb.data.Examples(
+        review_examples.inputs[:16], review_examples.targets[:16], review_examples.classes, list(range(16)), "few", "train"
+    )
+    tiny_bert.fit(kb.data.batches(few, tiny_bert, batch_size=16, seed=0), epochs=40, verbose=0, shuffle=False)
+    assert tiny_bert.evaluate(few.inputs, few.targets, verbose=0)[1] == 1.0
 
 
 def test_padding_does_not_change_the_answer(tiny_bert):

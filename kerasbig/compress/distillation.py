@@ -33,8 +33,8 @@ def distill(
         teacher: A built model that returns logits (B, C), or values (B, 1).
         student: A built model with the same inputs and outputs.
         temperature: Both models' logits are divided by it before they are compared, by Kullback-Leibler divergence;
-            above 0. Values of a regression and the outputs of a detector are compared by their squared difference
-            instead, without a temperature.
+            above 0. Values of a regression are compared by their squared difference instead; a detector's classes by quality
+            focal loss and its boxes, where the teacher sees an object, by their squared difference: without a temperature.
         student_loss_weight: Weight of the labels' loss, from 0 to 1; the teacher has the rest.
         features: Names of teacher layers and of the student layers that shall give the same output, such as
             `{"transformer_layer_5": "transformer_layer_2"}`, compared by squared difference.
@@ -58,10 +58,14 @@ def distill(
     Source: Hinton et al., 2015, arXiv:1503.02531.
     """
     _check(teacher, student, temperature, student_loss_weight)
-    # The outputs of a detector are no one choice among classes, so that they have no softmax either.
-    values = student.output_shape[-1] == 1 or isinstance(student, keras_hub.models.ObjectDetector)
-    # By its name, "kl_divergence", Keras takes the divergence of the logits themselves, which is none.
-    losses: list[Any] = [_Values() if values else _Logits(temperature=temperature, loss=keras.losses.KLDivergence())]
+    losses: list[Any]
+    if isinstance(student, keras_hub.models.ObjectDetector):
+        losses = [_Objects()]
+    elif student.output_shape[-1] == 1:
+        losses = [_Values()]
+    else:
+        # By its name, "kl_divergence", Keras takes the divergence of the logits themselves, which is none.
+        losses = [_Logits(temperature=temperature, loss=keras.losses.KLDivergence())]
     for teacher_layer, student_layer in (features or {}).items():
         losses.append(distillation.FeatureDistillation(loss="mse", teacher_layer_name=teacher_layer, student_layer_name=student_layer))
     distiller = distillation.Distiller(teacher, student, losses, student_loss_weight=student_loss_weight)
@@ -84,6 +88,27 @@ class _Values(distillation.FeatureDistillation):
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
         return super().compute_loss(_float32(teacher_outputs), _float32(student_outputs), **kwargs)
+
+
+class _Objects(distillation.FeatureDistillation):
+    """What a detector's teacher sees at each place: how likely each class is, and where the sides of its box are.
+
+    Almost all places are background, so that a plain difference over all outputs would teach nothing else. The classes'
+    targets are the teacher's probabilities, as those of the quality focal loss are the boxes' overlaps (Li et al., 2020,
+    arXiv:2006.04388, equation 3); boxes count as much as the teacher believes in them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(loss="mse", teacher_layer_name=None, student_layer_name=None)
+
+    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
+        taught, learnt = _float32(teacher_outputs), _float32(student_outputs)  # (B, N, C + 4)
+        targets, logits = keras.ops.sigmoid(taught[..., :-4]), learnt[..., :-4]
+        entropy = keras.ops.maximum(logits, 0) - logits * targets + keras.ops.softplus(-keras.ops.abs(logits))
+        classes = keras.ops.sum(keras.ops.square(targets - keras.ops.sigmoid(logits)) * entropy)
+        belief = keras.ops.max(targets, axis=-1)  # (B, N)
+        sides = keras.ops.mean(keras.ops.square(taught[..., -4:] - learnt[..., -4:]), axis=-1)
+        return (classes + keras.ops.sum(belief * sides)) / keras.ops.maximum(keras.ops.sum(belief), 1.0)
 
 
 def _float32(outputs: Any) -> Any:
