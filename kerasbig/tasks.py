@@ -262,7 +262,7 @@ TASKS: dict[str, Task] = {
         batches=data.batches,
         measure=_measure_classifier,
         answer=_answer_classifier,
-        explainers=(),
+        explainers=("lime", "shap", "integrated_gradients", "attention"),
         preset_class="ImageClassifier",
     ),
     "object-detector": Task(

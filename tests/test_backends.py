@@ -13,8 +13,6 @@ import pytest
 from builders import BUILDERS, logits
 from fit_on_backend import in_one_order, optimizer, without_dropout
 
-import kerasbig as kb
-
 HERE = Path(__file__).parent
 NO_TORCH = "PyTorch is no dependency, not even of the tests: pip install torch to run this too"
 

@@ -73,6 +73,26 @@ def test_evaluate_and_predict(run: Path, photos: Path, capsys: Any) -> None:
     assert "nothing.png', which is not there" in failure(capsys, "predict", str(run), "nothing.png")[1]
 
 
+@pytest.mark.parametrize("method", ["lime", "shap", "integrated_gradients", "attention"])
+def test_explain(run: Path, photos: Path, tmp_path: Path, capsys: Any, method: str) -> None:
+    page, photo = tmp_path / "page.html", str(photos / "left" / "0.png")
+    result = output(capsys, "explain", str(run), photo, "--method", method, "--out", str(page), "--json")
+    explanation = result["explanations"][0]
+    assert (explanation["kind"], explanation["method"], explanation["image_shape"]) == ("image", method, [8, 8, 3])
+    answer = output(capsys, "predict", str(run), photo, "--json")["predictions"][0]
+    assert explanation["scores"] == pytest.approx(answer["probabilities"], abs=1e-5)
+    assert page.read_text(encoding="utf-8").count('src="data:image/png;base64,') >= 2
+    assert call("explain", str(run), photo, "--method", method, "--out", str(page), "--overwrite") == 0
+    assert "strongest places (x, y in % of the picture)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_explain_examples_of_the_run(run: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ("--examples", "3", "--method", "integrated_gradients", "--out", str(tmp_path / "page.html"), "--json")
+    result = output(capsys, "explain", str(run), *words)
+    assert len(result["explanations"]) == 3
+    assert "Received: 'nothing.png'" in failure(capsys, "explain", str(run), "nothing.png", "--out", str(tmp_path / "other.html"))[1]
+
+
 def test_what_is_refused(photos: Path, tmp_path: Path, capsys: Any) -> None:
     def refused(*words: str, task: str = "image-classifier", source: Path = photos) -> str:
         code, line = failure(capsys, "train", task, "--data", str(source), "--out", str(tmp_path / "run"), *words)

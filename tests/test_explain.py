@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from planted import PLANTED, WORDS, planted_bert, planted_cnn, planted_images, planted_texts
 
 import kerasbig as kb
@@ -280,12 +281,33 @@ def test_bad_texts(bert, example, options, error, message):
     assert message in str(raised.value)
 
 
+def test_attention_of_a_vit_with_a_stem_and_no_class_token(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = kb.vision.vit_classifier(("a", "b"), size="lite-2", image_shape=(16, 16, 3), stem=True, pooling="gap")
+    image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), "uint8")
+    Image.fromarray(image).save(tmp_path / "image.png")
+    found = kb.explain.attention(model, str(tmp_path / "image.png"))
+    np.testing.assert_array_equal(found.case.image, image)
+    assert found.attributions["attention"].sum() == pytest.approx(1)
+    assert found.checks["special_tokens"] == 0
+    # By hand, from the layers themselves.
+    vit = model.backbone.get_layer("vit")
+    x = vit.get_layer("vit_patching_and_embedding")(model.backbone.get_layer("conv_stem")(model.preprocessor.image_converter(image[None])))
+    flow = np.eye(16)
+    for block in vit.get_layer("vit_encoder").encoder_layers:
+        normed = block.layer_norm_1(x)
+        scores = np.asarray(block.mha(normed, normed, return_attention_scores=True)[1])[0]
+        flow = (0.5 * scores.mean(axis=0) + 0.5 * np.eye(16)) @ flow
+        x = block(x)
+    np.testing.assert_allclose(found.attributions["attention"][::4, ::4] * 16, flow.mean(axis=0).reshape(4, 4), atol=1e-5)
+
+
 IMAGE_ERRORS = [
     (np.full((32, 32, 3), 7.0), {}, ValueError, "Received a blank one: every pixel is [7.0, 7.0, 7.0]."),
     (np.random.default_rng(0).random((16, 32, 3)), {}, ValueError, "of shape (32, 32, 3). Received: (16, 32, 3). Resize it"),
     (np.zeros((2, 32, 32, 3)), {}, ValueError, "Expected one image of shape (height, width, channels)"),
     (np.where(np.eye(32)[..., None] > 0, np.nan, np.ones((32, 32, 3))), {}, ValueError, "Expected finite pixels"),
-    ("a text", {}, TypeError, "Expected an image as an array (height, width, channels) for this model. Received: the text 'a text'."),
+    ("a text", {}, FileNotFoundError, "for this model, as an array (height, width, channels) or a file. Received: 'a text'."),
     (np.random.default_rng(0).random((32, 32, 3)), {"method": "attention"}, ValueError, "ViTBackbone. These fit: lime, shap, integrated"),
     (object(), {}, TypeError, "Expected an image: numbers of shape"),
 ]  # fmt: skip

@@ -35,7 +35,10 @@ def explain(
     folder: str, inputs: tuple[str, ...], method: str, out: str, targets: tuple[str, ...], examples: int, data: str | None,
     form: str | None, truncate: bool, seed: int, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Says why: which words of each INPUT speak for and against its class. "-" reads texts from standard input, one a line."""
+    """Says why: which words, or places of a picture, speak for and against each class.
+
+    An INPUT is a text, or the path of an image; "-" reads them from standard input, one a line.
+    """
     _check_usage(folder, inputs, method, examples, data)
     from kerasbig.files import require_new
 
@@ -60,7 +63,7 @@ def explain(
     if as_json:
         print_json({"explanations": [json.loads(explanation.to_json()) for explanation in found], "page": out})
         return
-    _show(found[: len(texts)])
+    _show(texts, found[: len(texts)])
     click.echo(f"Page: {out}")
 
 
@@ -103,13 +106,24 @@ def _check_fit(folder: str, task: str, method: str) -> None:
         raise ValueError(f"Expected a model that {method} fits. Received: {folder!r}, a {task}. {these}")
 
 
-def _show(found: list[Any]) -> None:
-    """Prints the strongest words of each text."""
+def _show(inputs: list[str], found: list[Any]) -> None:
+    """Prints the strongest words of each text, or where in each picture the strongest regions are."""
     from kerasbig.cli.output import print_table
 
-    for explanation in found:
+    for name, explanation in zip(inputs, found, strict=True):
         score = explanation.scores[explanation.label]
-        rows = [[name, " ".join(f"{word} {value:+.3f}" for word, value in explanation.top(name, 6))] for name in explanation.attributions]
-        print_table(
-            f"{explanation.case.text}\n{explanation.label} {score:.4f}", ["class", f"strongest words by {explanation.method}"], rows
-        )
+        of_text = explanation.kind == "text"
+        rows = [[label, _strongest(explanation, label)] for label in explanation.attributions]
+        what = f"strongest {'words' if of_text else 'places (x, y in % of the picture)'} by {explanation.method}"
+        print_table(f"{explanation.case.text if of_text else name}\n{explanation.label} {score:.4f}", ["class", what], rows)
+
+
+def _strongest(explanation: Any, label: str) -> str:
+    if explanation.kind == "text":
+        return " ".join(f"{word} {value:+.3f}" for word, value in explanation.top(label, 6))
+    height, width = explanation.case.segments.shape
+    places = explanation.case.points
+    return "  ".join(
+        f"({100 * places[region][1] / width:.0f}, {100 * places[region][0] / height:.0f}) {value:+.3f}"
+        for region, value in explanation.top(label, 4)
+    )

@@ -8,22 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from kerasbig import explain
+from kerasbig import data, explain
 from kerasbig.cli.output import note
 from kerasbig.tasks import Task
 
 SHOWN = 5
 
 
-def explain_examples(
-    model: Any, inputs: Sequence[Any], count: int, method: str, *, seed: int = 0
-) -> tuple[list[explain.Explanation], list[str]]:
+def explain_examples(model: Any, inputs: Any, count: int, method: str, *, seed: int = 0) -> tuple[list[explain.Explanation], list[str]]:
     """Explains examples that are drawn at random, measures the explanations and sums them up.
 
     Args:
         model: The model.
-        inputs: All there are.
-        count: How many to draw; those of a single word are passed over.
+        inputs: All there are: texts, or images as the inputs of examples.
+        count: How many to draw; texts of a single word are passed over.
         method: The method.
         seed: Decides which ones.
 
@@ -32,7 +30,13 @@ def explain_examples(
     """
     of = explain.subject(model)
     order = np.random.default_rng(seed).permutation(len(inputs))
-    fitting = [inputs[index] for index in order if not isinstance(inputs[index], str) or len(inputs[index].split()) > 1]
+    if data.is_images(inputs):
+        # As the model sees them: all of one size, so that an overview can lay them over each other.
+        fitting = list(
+            data.fitted_pixels(of.model, inputs[order[:count]] if isinstance(inputs, np.ndarray) else inputs.take(order[:count]))
+        )
+    else:
+        fitting = [inputs[index] for index in order if len(inputs[index].split()) > 1]
     if not fitting:
         raise ValueError("Expected an example of more than one word. Received: none. Give another --data.")
     note(f"Explaining {min(count, len(fitting))} examples by {method} ...")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kerasbig.data.drawing import class_colour, draw_boxes
     from kerasbig.data.examples import Examples, Splits
     from kerasbig.data.images import ImageFiles, decode, is_images
-    from kerasbig.data.pictures import data_address, names_of, pixels_of, thumbnail
+    from kerasbig.data.pictures import data_address, fitted_pixels, names_of, pixels_of, thumbnail
     from kerasbig.data.splits import load, read
     from kerasbig.data.windows import measure_documents
 
@@ -42,6 +42,7 @@ __all__ = [
     "decode",
     "draw_boxes",
     "fetch",
+    "fitted_pixels",
     "is_images",
     "load",
     "measure_documents",
@@ -69,6 +70,7 @@ _MODULES = {
     "data_address": "pictures",
     "decode": "images",
     "draw_boxes": "drawing",
+    "fitted_pixels": "pictures",
     "is_images": "images",
     "load": "splits",
     "measure_documents": "windows",

@@ -6,10 +6,12 @@ import base64
 import io
 from typing import Any
 
+import keras
 import numpy as np
 from PIL import Image
 
 from kerasbig.data.examples import Examples
+from kerasbig.data.image_batches import ImageSource, input_size, require_converter, resize_of
 from kerasbig.data.images import decode, is_images
 
 THUMBNAIL_SIDE = 96
@@ -45,6 +47,30 @@ def pixels_of(inputs: Any, index: int) -> np.ndarray:
         (8, 9, 3)
     """
     return np.asarray(inputs[index] if isinstance(inputs, np.ndarray) else decode(inputs[index]))
+
+
+def fitted_pixels(model: keras.Model, inputs: Any) -> np.ndarray:
+    """Returns images as a model sees them: upright, in colour, at its size, before its preprocessor's scale and offset.
+
+    Args:
+        model: A model with an image converter, such as `kerasbig.vision.vit_classifier` builds.
+        inputs: N paths, `ImageFiles`, or uint8 (N, h, w, 3).
+
+    Returns:
+        uint8 (N, H, W, 3).
+
+    Raises:
+        TypeError: If the model has no image converter.
+        ValueError: If a file is no image.
+
+    Example:
+        >>> import kerasbig as kb
+        >>> model = kb.vision.vit_classifier(("cat", "dog"), size="lite-2", image_shape=(16, 16, 3))
+        >>> fitted_pixels(model, np.zeros((1, 20, 24, 3), "uint8")).shape
+        (1, 16, 16, 3)
+    """
+    source = ImageSource.of(inputs, input_size(model), resize_of(require_converter(model)))
+    return np.asarray(source.cached().pixels)
 
 
 def data_address(image: Image.Image, form: str) -> str:

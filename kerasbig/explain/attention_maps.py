@@ -29,14 +29,14 @@ def attention(
     baseline: Any = None,
     progress: bool = True,
 ) -> Explanation:
-    """Shows what the first token of a BERT, or the class token of a ViT, attends to through all layers.
+    """Shows what the first token of a BERT, or the class token of a ViT (the mean of its patches, where it has none), attends to.
 
     It says where the model looked, not what spoke for which class: the words that decide may get little of it. Compare with the
     other methods, and see `kerasbig.explain.faithfulness`.
 
     Args:
-        model: A KerasHub BERT classifier or regression, or a Keras model with a `ViTBackbone` that has a class token.
-        example: A text, or an image (H, W, C) in the units that the model takes.
+        model: A KerasHub BERT classifier or regression, or a Keras model with a `ViTBackbone`.
+        example: A text, or an image (H, W, C) in the units that the model takes, or the path of one.
         target: Has to be None: attention knows no classes.
         class_names: Names of the classes, where the model does not know them.
         truncate: Whether a text beyond the model's length is cut; otherwise that is an error.
@@ -114,17 +114,22 @@ def _of_text(model: Any, case: TextCase) -> tuple[np.ndarray, float]:
 
 
 def _of_image(model: Any, case: ImageCase) -> tuple[np.ndarray, float]:
-    backbone: Any = find_vit(model)
-    if not backbone.use_class_token:
-        raise ValueError("Expected a ViT with a class token. Received one without. Use lime, shap or integrated_gradients.")
+    found: Any = find_vit(model)
+    backbone, before = found
     images, converter = keras.ops.convert_to_tensor(case.image[None]), image_converter(model)
-    _, attentions = encode_image(backbone, images if converter is None else converter(images))
-    first = rollout([_numpy(layer)[0] for layer in attentions])[0]  # (1 + patches,)
+    images = images if converter is None else converter(images)
+    for layer in before:
+        images = layer(images)
+    _, attentions = encode_image(backbone, images)
+    flow = rollout([_numpy(layer)[0] for layer in attentions])  # (T, T)
+    special = int(backbone.use_class_token)
+    # Without a class token the answer comes from the mean of all patches.
+    looked = flow[0] if special else flow.mean(axis=0)
     sizes = [size // patch for size, patch in zip(backbone.image_shape[:2], backbone.patch_size, strict=True)]
     # The nearest patch of each pixel of the image as it was given.
     rows, columns = (np.arange(got) * count // got for got, count in zip(case.image.shape[:2], sizes, strict=True))
-    values = first[1:].reshape(sizes)[np.ix_(rows, columns)]
-    return values / values.sum(), float(first[0])
+    values = looked[special:].reshape(sizes)[np.ix_(rows, columns)]
+    return values / values.sum(), float(looked[:special].sum())
 
 
 def _others(of: Subject, example: Any) -> str:

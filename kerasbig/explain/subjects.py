@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import keras
 import keras_hub
 import numpy as np
 
+from kerasbig import data
 from kerasbig.explain.reading import reader_of
 from kerasbig.explain.regions import ImageCase, cut
 from kerasbig.explain.words import TextCase, split
@@ -105,10 +107,18 @@ def subject(
     )
 
 
-def find_vit(model: keras.Model | None) -> keras_hub.models.ViTBackbone | None:
-    """Returns the ViT backbone of a model, or None."""
+def find_vit(model: keras.Model | None) -> tuple[keras_hub.models.ViTBackbone, list[keras.layers.Layer]] | None:
+    """Returns the ViT of a model and the layers between the images and it, such as a convolutional stem; None if there is none."""
     parts = [] if model is None else [model, getattr(model, "backbone", None), *model.layers]
-    return next((part for part in parts if isinstance(part, keras_hub.models.ViTBackbone)), None)
+    for part in parts:
+        if isinstance(part, keras_hub.models.ViTBackbone):
+            return part, []
+        if isinstance(part, keras_hub.models.Backbone):
+            layers = [layer for layer in part.layers if not isinstance(layer, keras.layers.InputLayer)]
+            for place, layer in enumerate(layers):
+                if isinstance(layer, keras_hub.models.ViTBackbone):
+                    return layer, layers[:place]
+    return None
 
 
 def image_converter(model: keras.Model) -> Any:
@@ -140,10 +150,20 @@ def prepare(
 ) -> TextCase | ImageCase:
     """Cuts an example into units, once it is sure that the model reads all of it and the method fits.
 
+    Args:
+        of: The model.
+        example: A text; an image (H, W, C); or, for a model of images, the path of one, which is read at the model's size.
+        method: The method that the example is prepared for.
+        regions: About how many superpixels.
+        baseline: What a covered region shows, see `kerasbig.explain.regions.cut`.
+        truncate: Whether a text that is too long is cut.
+
     Raises:
         TypeError: If the example is not of the model's kind.
         ValueError: If it is empty, blank, of a wrong shape or longer than the model reads; or the method does not fit.
     """
+    if of.kind == "image" and isinstance(example, str | os.PathLike):
+        example = read_image(of, example)
     kind = "text" if isinstance(example, str) else "image"
     if of.kind is not None and kind != of.kind:
         what = f"the text {example[:40]!r}" if isinstance(example, str) else type(example).__name__
@@ -157,6 +177,20 @@ def prepare(
     if any(size not in (None, got) for size, got in zip(wanted_shape, case.image.shape, strict=False)):
         raise ValueError(f"Expected an image of shape {wanted_shape}. Received: {case.image.shape}. Resize it, or convert its colours.")
     return case
+
+
+def read_image(of: Subject, path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an image file as uint8 (H, W, 3): at the size of the model, where that is known, upright and in colour.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected an image for this model, as an array (height, width, channels) or a file. Received: {path!r}.")
+    if of.model is None or image_converter(of.model) is None:
+        return data.decode(path)
+    return data.fitted_pixels(of.model, [os.fspath(path)])[0]
 
 
 def require_method(of: Subject, kind: str, method: str) -> None:
