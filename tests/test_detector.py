@@ -16,7 +16,7 @@ import kerasbig as kb
 from kerasbig.data import Boxes, Examples
 from kerasbig.vision.detection import Detections, detection_answers
 from kerasbig.vision.detector import BoxPreprocessor
-from kerasbig.vision.fcos import locations
+from kerasbig.decoding.boxes import locations
 from kerasbig.vision.positions import resized_positions
 from kerasbig.vision.pyramid import default_pyramid
 

@@ -317,6 +317,6 @@ def model_error(error: tf.errors.OpError) -> ServingError:
     """
     code = error_codes_pb2.Code.Name(error.error_code) if error.error_code in error_codes_pb2.Code.values() else "INTERNAL"
     noise = ("Graph execution error", "Detected at node", "<stack traces", "[[{{")
-    lines = [re.sub(r"\s*\[Op:[^\]]*\]", "", line).strip() for line in str(error.message).splitlines()]
+    lines = [re.sub(r"\s*\[Op:[^\]]*\]|\{\{function_node [^}]*\}\}\s*", "", line).strip() for line in str(error.message).splitlines()]
     kept = " ".join(line for line in lines if line and not line.startswith(noise))
     return ServingError(code, f"The model refused the input: {kept or 'TensorFlow gave no reason'}")
