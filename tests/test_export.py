@@ -396,7 +396,7 @@ def test_wrong_arguments(tmp_path: Path, model: keras.Model) -> None:
 
 
 def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"Expected model to be a BertTextClassifier or a CausalLM. Received: Sequential"):
+    with pytest.raises(TypeError, match=r"Expected model to be a BertTextClassifier or .*. Received: Sequential"):
         kb.export.hdf5(keras.Sequential(), tmp_path / "film")
     model = make_model()
     model.class_names = ("one", "two")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kerasbig.export.bundles import bundle, hdf5, litert, saved_model
     from kerasbig.export.generator_predictors import Generator, HDF5Generator, SavedModelGenerator
+    from kerasbig.export.image_predictors import ImagePredictor
     from kerasbig.export.litert_generator import LiteRTGenerator
     from kerasbig.export.loading import load
     from kerasbig.export.manifests import read_manifest
@@ -23,6 +24,7 @@ __all__ = [
     "Generator",
     "HDF5Generator",
     "HDF5Predictor",
+    "ImagePredictor",
     "LiteRTGenerator",
     "LiteRTPredictor",
     "Predictor",
@@ -44,6 +46,7 @@ _MODULES = {
     "Generator": "generator_predictors",
     "HDF5Generator": "generator_predictors",
     "HDF5Predictor": "predictors",
+    "ImagePredictor": "image_predictors",
     "LiteRTGenerator": "litert_generator",
     "LiteRTPredictor": "predictors",
     "Predictor": "predictors",

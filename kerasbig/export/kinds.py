@@ -101,6 +101,18 @@ KINDS = (
         parts=("GPT2CausalLM", "GPT2Backbone", "GPT2CausalLMPreprocessor", "GPT2Tokenizer"),
         tokenizer="BPE",
     ),
+    # A class before those that it is made from: the first that fits is the kind of a model.
+    Kind(
+        task="image-classifier",
+        model="ImageClassifier",
+        module="image_classifier",
+        predictors={
+            "saved_model": "image_predictors.SavedModelImageClassifier",
+            "hdf5": "image_predictors.HDF5ImageClassifier",
+            "litert": "image_predictors.LiteRTImageClassifier",
+        },
+        int8_activations=True,
+    ),
 )
 
 

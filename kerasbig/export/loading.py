@@ -21,12 +21,13 @@ from kerasbig.export.manifests import (
 
 if TYPE_CHECKING:
     from kerasbig.export.generator_predictors import Generator
+    from kerasbig.export.image_predictors import ImagePredictor
     from kerasbig.export.predictors import Predictor
 
 
 def load(
     path: str | os.PathLike[str], format: str | None = None, *, version: int | None = None, verify: bool = True
-) -> Predictor | Generator:
+) -> Predictor | Generator | ImagePredictor:
     """Loads an exported model.
 
     A SavedModel is code that TensorFlow runs: load only those you trust. HDF5 runs nothing; LiteRT runs its own
@@ -39,7 +40,7 @@ def load(
         verify: Whether the files are compared with the manifest's SHA-256 first.
 
     Returns:
-        A `Predictor` of that format; of a text generator a `Generator`.
+        A `Predictor` of that format; of a text generator a `Generator`, of an image model an `ImagePredictor`.
 
     Raises:
         FileNotFoundError: If the file or format is missing.
@@ -97,14 +98,14 @@ def _located(path: Path, format: str | None, version: int | None) -> tuple[Path,
     return path, format, version
 
 
-def _opened(task: str | None, folder: Path, format: str | None, version: int | None) -> Predictor | Generator:
+def _opened(task: str | None, folder: Path, format: str | None, version: int | None) -> Predictor | Generator | ImagePredictor:
     if format is None or (format == "saved_model" and version is None):
         raise FileNotFoundError(
             f"Expected a Bundle, a folder with {MANIFEST_FILE}. Received: {str(folder)!r}. Write one with kb.export.bundle."
         )
     place = folder / str(version) if format == "saved_model" else folder
     kind = kind_called(task) if task else _kind_by_itself(place, format)
-    opened: Predictor | Generator = kind.predictor(format)(place)
+    opened: Predictor | Generator | ImagePredictor = kind.predictor(format)(place)
     return opened
 
 
@@ -112,9 +113,11 @@ def _kind_by_itself(place: Path, format: str) -> Kind:
     """Returns the kind of files that have no manifest beside them."""
     if format == "saved_model":
         return kind_called(str(read_json(place / "assets.extra" / TASK_FILE)["task"]))
-    file = place / SINGLE_FILES[format][1]
+    file = next((place / name for name in SINGLE_FILES[format][1:] if (place / name).is_file()), place / SINGLE_FILES[format][1])
     content = read_json(file)
+    # Of images, LiteRT's own file says it, and `model.json` beside what Keras reads.
+    task = content.get("images", content).get("task")
     for kind in KINDS:
-        if content.get("class_name") in kind.parts or content.get("model", {}).get("type") == kind.tokenizer:
+        if task == kind.task or content.get("class_name") in kind.parts or content.get("model", {}).get("type", "") == kind.tokenizer:
             return kind
     raise ValueError(f"Expected {str(file)!r} to be of {' or '.join(kind.task for kind in KINDS)}. It is altered: export the Bundle again.")

@@ -51,7 +51,7 @@ class SavedModelPredictor:
         import tensorflow_text  # noqa: F401
 
         self.path = path
-        self.class_names = _class_names(path / "assets.extra" / CLASSES_FILE)
+        self.class_names = class_names_in(path / "assets.extra" / CLASSES_FILE)
         # The loaded object owns the variables: without it the signature stops working.
         self._loaded = tf.saved_model.load(str(path))
         signature = self._loaded.signatures["logits"]
@@ -79,7 +79,7 @@ class HDF5Predictor:
 
         weights, config = (path / name for name in SINGLE_FILES["hdf5"])
         self.path = weights
-        self.class_names = _class_names(path / CLASSES_FILE)
+        self.class_names = class_names_in(path / CLASSES_FILE)
         self.model = read_model(config, weights)
         self.model.class_names = self.class_names
         function = text_to_logits(self.model)
@@ -107,12 +107,12 @@ class LiteRTPredictor:
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         from tokenizers import Tokenizer
 
-        model, tokenizer = (path / name for name in SINGLE_FILES["litert"])
+        model, tokenizer = (path / name for name in SINGLE_FILES["litert"][:2])
         for file in (model, tokenizer):
             if not file.is_file():
                 raise FileNotFoundError(f"Expected {file.name} in {str(path)!r}. Export the Bundle again.")
         self.path = model
-        self.class_names = _class_names(path / CLASSES_FILE)
+        self.class_names = class_names_in(path / CLASSES_FILE)
         self.threads = threads or min(2, os.cpu_count() or 1)
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         truncation = self._tokenizer.truncation
@@ -136,7 +136,7 @@ class LiteRTPredictor:
 
     def bytes_on_disk(self) -> int:
         """Returns the size of the model and the tokenizer."""
-        return sum(size_of(self.path.parent / name) for name in SINGLE_FILES["litert"])
+        return sum(size_of(self.path.parent / name) for name in SINGLE_FILES["litert"][:2])
 
     def _run(self, token_ids: list[int]) -> np.ndarray:
         width = min(padded_length(len(token_ids), fine=self._fine), self._longest)
@@ -248,7 +248,13 @@ def checked_texts(inputs: Sequence[str], name: str = "inputs") -> list[str]:
     return list(inputs)
 
 
-def _class_names(file: Path) -> tuple[str, ...] | None:
+def class_names_in(file: Path) -> tuple[str, ...] | None:
+    """Reads a file of class names; None for regression.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it holds no names.
+    """
     names = read_json(file)
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise ValueError(f"Expected {str(file)!r} to be a list of class names, or null. It is altered: export the Bundle again.")
