@@ -31,7 +31,7 @@ def require(model: Model, quantize: str | None) -> None:
         ValueError: If its outputs or its names do not fit, or int8 is asked for without ranges.
     """
     require_image_task(model, quantize)
-    activation = keras.activations.serialize(model.output_dense.activation)
+    activation = keras.activations.serialize(keras.activations.get(model.activation))
     if activation != "linear":
         raise ValueError(f"Expected model to return logits (activation=None). Received: activation={activation!r}.")
 
@@ -56,7 +56,9 @@ def write(format: str, model: Model, twin: Model, folder: Path, quantize: str | 
         write_image_litert(model, twin, folder, quantize, facts(twin), lambda logits: [logits])
 
 
-def expect(model: Model, twin: Model, images: Sequence[bytes], formats: Sequence[str], quantize: str | None) -> Mapping[str, ExpectedImages]:
+def expect(
+    model: Model, twin: Model, images: Sequence[bytes], formats: Sequence[str], quantize: str | None
+) -> Mapping[str, ExpectedImages]:
     """Returns what each format must answer to the images.
 
     Raises:

@@ -34,7 +34,8 @@ def require_image_task(model: keras.Model, quantize: str | None) -> None:
     names = class_names_of(model)
     if len(names or ()) != model.num_classes:
         raise ValueError(
-            f"Expected model.class_names to name the model's {model.num_classes} classes. Received: class_names={names}. Set one name a class."
+            f"Expected model.class_names to name the model's {model.num_classes} classes. Received: class_names={names}. "
+            "Set one name a class."
         )
     if quantize == "int8" and not is_quantized(model):
         raise ValueError(

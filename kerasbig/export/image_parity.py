@@ -107,7 +107,9 @@ class ExpectedImages:
     def _pixel_difference(self, kind: str, received: str) -> int:
         pixels = np.frombuffer(base64.b64decode(received), np.uint8)
         if pixels.size != self.pixels.size:
-            raise ExportError(f"Expected {self.pixels.size} pixels beside the exported {kind}. Received: {pixels.size}. Nothing was written.")
+            raise ExportError(
+                f"Expected {self.pixels.size} pixels beside the exported {kind}. Received: {pixels.size}. Nothing was written."
+            )
         difference = np.abs(pixels.reshape(self.pixels.shape).astype(int) - self.pixels)
         if difference.max() > PIXEL_TOLERANCE:
             worst = int(difference.reshape(len(difference), -1).max(axis=1).argmax())

@@ -1,4 +1,6 @@
-"""Runs an exported image model with LiteRT, Pillow and NumPy alone. Copy this file beside `model.tflite` and `images.json`:
+"""Runs an exported image model with LiteRT, Pillow and NumPy alone.
+
+Copy this file beside `model.tflite` and `images.json`:
 
     python litert_images.py FOLDER photo.jpg another.png
 
@@ -144,7 +146,11 @@ def read_image(source: Picture, size: tuple[int, int], resize: str) -> tuple[np.
             pixels = _rgb(ImageOps.exif_transpose(image))
     height, width = shape
     # What was decoded smaller needs to be scaled less.
-    return resized(pixels, plan / np.float32([pixels.shape[0] / height, pixels.shape[1] / width, 1, 1]), size), (height, width), plan
+    return (
+        resized(pixels, plan / np.array([pixels.shape[0] / height, pixels.shape[1] / width, 1, 1], "float32"), size),
+        (height, width),
+        plan,
+    )
 
 
 def plan_of(shape: tuple[int, int], size: tuple[int, int], resize: str) -> np.ndarray:

@@ -18,11 +18,11 @@ _IN_GRAPH = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 
 
 def default_pictures() -> tuple[bytes, ...]:
-    """Makes small pictures of each format, where decoders and graphs go wrong: not square, grey, transparent, lying on their side.
+    r"""Makes small pictures of each format, where decoders and graphs go wrong: not square, grey, transparent, lying on their side.
 
     Example:
         >>> [picture[:4] for picture in default_pictures()][:3]
-        [b'\\x89PNG', b'\\xff\\xd8\\xff\\xe0', b'GIF8']
+        [b'\x89PNG', b'\xff\xd8\xff\xe0', b'GIF8']
     """
     random = np.random.default_rng(0)
     y, x = np.mgrid[0:1:48j, 0:1:64j]
@@ -62,7 +62,7 @@ def checked_pictures(examples: Sequence[Any] | None) -> tuple[bytes, ...]:
 
 
 def files_of_pictures(images: Sequence[Picture], name: str = "images") -> list[bytes]:
-    """Returns images as the bytes of files that an exported graph reads.
+    r"""Returns images as the bytes of files that an exported graph reads.
 
     Args:
         images: Paths, bytes of files, or uint8 (h, w, 3) arrays, mixed as they come; or one array (N, h, w, 3).
@@ -74,7 +74,7 @@ def files_of_pictures(images: Sequence[Picture], name: str = "images") -> list[b
 
     Example:
         >>> files_of_pictures([np.zeros((1, 1, 3), "uint8")])[0][:4]
-        b'\\x89PNG'
+        b'\x89PNG'
     """
     return [_content(image, f"{name}[{place}]") for place, image in enumerate(listed(images, name))]
 

@@ -29,6 +29,8 @@ _KNOWN = {
     *(("keras.initializers", name) for name in _INITIALIZERS),
     *((module, name) for module, names in _OPERATIONS.items() for name in names),
 }
+# What backbones call their sizes.
+_WIDTHS, _INNER = ("hidden_dim", "hidden_size"), ("mlp_dim", "intermediate_dim")
 
 
 def read_plain_model(config_file: Path, weights_file: Path) -> tuple[keras.Model, dict[str, Any]]:
@@ -52,7 +54,7 @@ def read_plain_model(config_file: Path, weights_file: Path) -> tuple[keras.Model
             raise ValueError(f"Expected only layers of an image model in {where!r}. Received: {module}.{name}.")
     try:
         parameters = _parameters([part.get("config", {}) for part in objects_of(config, where)])
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, StopIteration, ZeroDivisionError) as error:
         raise ValueError(f"Expected {where!r} to have the sizes of an image model. It is altered: export the Bundle again.") from error
     if parameters > MOST_PARAMETERS:
         raise ValueError(f"Expected a model of at most {MOST_PARAMETERS:,} parameters in {where!r}. Received: {parameters:,}.")
@@ -68,14 +70,11 @@ def _parameters(parts: list[Any]) -> int:
     for part in parts:
         if "num_layers" in part:
             width, inner = (int(part[next(name for name in names if name in part)]) for names in (_WIDTHS, _INNER))
-            patch = part["patch_size"]
-            positions = math.prod(int(side) for side in part["image_shape"][:2]) // (int(patch) if isinstance(patch, int) else int(patch[0])) ** 2
+            patch = part["patch_size"] if isinstance(part["patch_size"], int) else part["patch_size"][0]
+            positions = math.prod(int(side) for side in part["image_shape"][:2]) // int(patch) ** 2
             count += positions * width + int(part["num_layers"]) * (4 * width * width + 2 * width * inner)
         elif "filters" in part:
             count += int(part["filters"]) * widest * math.prod(int(side) for side in part["kernel_size"])
         elif "units" in part:
             count += int(part["units"]) * widest
     return count
-
-
-_WIDTHS, _INNER = ("hidden_dim", "hidden_size"), ("mlp_dim", "intermediate_dim")
