@@ -33,9 +33,10 @@ def check_saved_model(path: str, task: str, images: list[bytes], pixels: np.ndar
     raw = "logits" if "logits" in signatures else "outputs"
     of_images = signatures[raw](image=tf.constant(images))[raw].numpy()
     of_pixels = {name: value.numpy() for name, value in signatures["pixels"](pixels=tf.constant(pixels, tf.float32)).items()}
-    if "label" in answer:
-        answer["label"] = np.array([label.decode() for label in answer["label"]])
-    return {**answer, "outputs": of_pixels[raw], "image_outputs": of_images, "of_pixels": {"boxes": of_pixels.get("boxes", np.zeros(0))}}
+    for name in ("label", "labels"):
+        if name in answer:
+            answer[name] = np.vectorize(bytes.decode, otypes=[object])(answer[name])
+    return {**answer, "outputs": of_pixels[raw], "image_outputs": of_images}
 
 
 def check_hdf5(path: str, task: str, images: list[bytes], pixels: np.ndarray, scratch: str) -> dict:

@@ -56,6 +56,50 @@ class _Classifier:
         return predictions(self.logits(images), self.class_names)
 
 
+def _answers(found: Any, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns what a signature found, as `kerasbig predict --json` prints it."""
+    columns = (found[name].numpy() for name in ("boxes", "label_ids", "scores", "count"))
+    return [
+        {
+            "boxes": [[round(float(side), 2) for side in box] for box in boxes[:count]],
+            "labels": [class_names[number] for number in label_ids[:count]],
+            "scores": [round(float(score), 4) for score in scores[:count]],
+        }
+        for boxes, label_ids, scores, count in zip(*columns, strict=True)
+    ]
+
+
+class _InGraph:
+    """A detector whose boxes are found in TensorFlow's graph."""
+
+    class_names: tuple[str, ...]
+    _detect: Callable[..., Any]
+
+    def predict(self, images: Sequence[Picture], *, score_threshold: float = 0.3, iou_threshold: float = 0.6) -> list[dict[str, Any]]:
+        """Returns `{"boxes": ..., "labels": ..., "scores": ...}` for each image, boxes in pixels of the upright image.
+
+        Args:
+            images: Paths, bytes of files, or uint8 (h, w, 3) arrays, mixed as they come.
+            score_threshold: The lowest score to report, from 0 to 1.
+            iou_threshold: Boxes of a class that overlap more than this are taken for one, from 0 to 1.
+        """
+        import tensorflow as tf
+
+        thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
+        for name, value in thresholds.items():
+            _require_share(name, value)
+        files, answers = files_of_pictures(images), []
+        for start in range(0, len(files), _BATCH):
+            tensors = {name: tf.constant(value, tf.float32) for name, value in thresholds.items()}
+            answers += _answers(self._detect(image=tf.constant(files[start : start + _BATCH]), **tensors), self.class_names)
+        return answers
+
+
+def _require_share(name: str, value: float, lowest: float = 0.0) -> None:
+    if not lowest <= value <= 1:
+        raise ValueError(f"Expected {name} from {lowest:g} to 1. Received: {name}={value}")
+
+
 class _SavedModel:
     """A loaded SavedModel."""
 
@@ -83,6 +127,14 @@ class SavedModelImageClassifier(_SavedModel, _Classifier):
 
         signature = self._loaded.signatures["logits"]
         return in_batches(lambda files: signature(image=tf.constant(files))["logits"].numpy(), images, len(self.class_names))
+
+
+class SavedModelObjectDetector(_InGraph, _SavedModel):
+    """A SavedModel of an object detector, run by TensorFlow."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._detect = self._loaded.signatures["detect"]
 
 
 class _HDF5:
@@ -121,6 +173,17 @@ class HDF5ImageClassifier(_HDF5, _Classifier):
         return in_batches(lambda files: self._signature(image=tf.constant(files))["logits"].numpy(), images, len(self.class_names))
 
 
+class HDF5ObjectDetector(_InGraph, _HDF5):
+    """An object detector of plain Keras layers."""
+
+    def __init__(self, path: Path) -> None:
+        from kerasbig.export.detector_graph import DetectorGraph, detector_signatures
+
+        super().__init__(path)
+        detector = DetectorGraph(self.facts["image_shape"], self.facts["pyramid"])
+        self._detect = detector_signatures(self._graph, detector, self.class_names)["detect"]
+
+
 class _LiteRT:
     """A LiteRT file, without TensorFlow.
 
@@ -153,6 +216,20 @@ class LiteRTImageClassifier(_LiteRT, _Classifier):
         runner = self.runner
         rows = [runner.run(read_image(image, runner.size, runner.resize)[0])["logits"] for image in listed(images)]
         return np.stack(rows) if rows else np.zeros((0, len(self.class_names)), "float32")
+
+
+class LiteRTObjectDetector(_LiteRT):
+    """An object detector as a LiteRT file. Its overlap is that of the file, and so is the lowest score."""
+
+    def predict(self, images: Sequence[Picture], *, score_threshold: float = 0.3) -> list[dict[str, Any]]:
+        """Returns `{"boxes": ..., "labels": ..., "scores": ...}` for each image, boxes in pixels of the upright image.
+
+        Args:
+            images: Paths, bytes of files, or uint8 (h, w, 3) arrays, mixed as they come.
+            score_threshold: The lowest score to report, from the file's own 0.05 to 1.
+        """
+        _require_share("score_threshold", score_threshold, 0.05)
+        return self.runner.predict(listed(images), score_threshold=score_threshold)
 
 
 def in_batches(function: Callable[[list[bytes]], np.ndarray], images: Sequence[Picture], width: int) -> np.ndarray:

@@ -113,6 +113,17 @@ KINDS = (
         },
         int8_activations=True,
     ),
+    Kind(
+        task="object-detector",
+        model="ObjectDetector",
+        module="object_detector",
+        predictors={
+            "saved_model": "image_predictors.SavedModelObjectDetector",
+            "hdf5": "image_predictors.HDF5ObjectDetector",
+            "litert": "image_predictors.LiteRTObjectDetector",
+        },
+        int8_activations=True,
+    ),
 )
 
 

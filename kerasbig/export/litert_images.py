@@ -137,7 +137,7 @@ def read_image(source: Picture, size: tuple[int, int], resize: str) -> tuple[np.
         plan = plan_of(shape, size, resize)
     else:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            turned = int(image.getexif().get(0x0112, 1)) >= 5 and image.format in ("JPEG", "MPO")
+            turned = int(image.getexif().get(0x0112, 1)) >= 5 and image.format != "TIFF"
             shape = image.size if turned else image.size[::-1]
             plan = plan_of(shape, size, resize)
             ratio = max((ratio for ratio in JPEG_RATIOS if float(max(plan[:2])) * ratio <= 1), default=1)
