@@ -55,7 +55,10 @@ class DetectorGraph:
 
     def finish(self, outputs: tf.Tensor) -> list[tf.Tensor]:
         """Returns `OUTPUTS` of one image, (1, N, C + 4), by plain operations: what a LiteRT or ONNX file gives."""
-        boxes, scores = self.candidates(outputs)
+        boxes, _ = self.candidates(outputs)
+        # Beside int8 activations the converter would round a sigmoid to 1/256, and make equal what is not.
+        powers = tf.exp(tf.minimum(outputs[..., :-4], 30.0))
+        scores = powers / (1.0 + powers)
         kept, classes, best = best_boxes(
             boxes[0], scores[0], score_threshold=LOWEST_SCORE, iou_threshold=IOU_THRESHOLD, max_detections=MAX_DETECTIONS
         )

@@ -70,15 +70,8 @@ class ExpectedDetections(ExpectedImages):
                 seen = np.clip(original_boxes(seen, plans[place]), 0, [width, height, width, height])
             given = np.asarray(label_ids, "int64") >= 0
             kept = np.asarray(boxes, "float64").reshape(-1, 4)[given]
-            wrong = wrong_boxes(
-                kept,
-                np.asarray(label_ids, "int64")[given],
-                np.asarray(best, "float64")[given],
-                candidates[place],
-                seen,
-                scores[place],
-                threshold,
-            )
+            numbers, marks = np.asarray(label_ids, "int64")[given], np.asarray(best, "float64")[given]
+            wrong = wrong_boxes(kept, numbers, marks, candidates[place], seen, scores[place], threshold)
             if wrong:
                 raise _wrong(kind, f"boxes of image {place} of the examples", "to follow from its outputs", wrong)
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from kerasbig.data.image_batches import input_size, require_converter, resize_of
 from kerasbig.export.image_graph import Function, litert_function
 from kerasbig.export.parity import ExportError
+from kerasbig.export.slim_litert import slimmed
 from kerasbig.export.to_litert import MODEL_FILE, converted
 from kerasbig.export.twin import class_names_of, is_quantized, litert_twin, require_tensorflow
 
@@ -124,4 +125,4 @@ def write_image_litert(
     """
     (folder / IMAGES_FILE).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
     copy = litert_twin(model, int8=True) if quantize == "int8" else twin
-    (folder / MODEL_FILE).write_bytes(converted(litert_function(copy, finish), quantize))
+    (folder / MODEL_FILE).write_bytes(slimmed(converted(litert_function(copy, finish), quantize)))

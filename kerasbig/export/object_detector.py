@@ -79,9 +79,8 @@ def expect(
         ExportError: If the model's outputs are not finite, or its twin's are others.
     """
     pixels, outputs = expected_outputs(model, twin, images)
-    expected = ExpectedDetections(
-        TASK, images, pixels, outputs, class_names_of(model) or (), resize=facts(model)["resize"], detector=detector_graph(twin)
-    )
+    how = {"resize": facts(model)["resize"], "detector": detector_graph(twin)}
+    expected = ExpectedDetections(TASK, images, pixels, outputs, class_names_of(model) or (), **how)
     answers = dict.fromkeys(formats, expected)
     if quantize == "int8" and "litert" in formats:
         answers["litert"] = replace(expected, outputs=outputs_of(litert_twin(model, int8=True), pixels))
