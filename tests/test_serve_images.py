@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from test_export_detectors import make_detector
 from test_export_images import NAMES, encoded, make_classifier, picture
 
 import kerasbig as kb
@@ -55,6 +56,18 @@ def model() -> keras.Model:
 @pytest.fixture(scope="module")
 def server(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = kb.export.saved_model(model, tmp_path_factory.mktemp("saved_models") / "pets")
+    with kb.serve.start(folder, rest_port=0, grpc_port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def detector() -> keras.Model:
+    return make_detector()
+
+
+@pytest.fixture(scope="module")
+def detector_server(detector: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = kb.export.saved_model(detector, tmp_path_factory.mktemp("saved_models") / "found")
     with kb.serve.start(folder, rest_port=0, grpc_port=0) as running:
         yield running
 
@@ -113,3 +126,29 @@ def test_bad_bytes_over_grpc(server: Server) -> None:
     with pytest.raises(grpc.RpcError, match=r"Number of the image in the request, from 0:\] \[1\]") as caught:
         ask_grpc(server, "pets", [FILES[0], b"no image"])
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_boxes_over_both_protocols(detector_server: Server, detector: keras.Model, tmp_path: Path) -> None:
+    found = kb.vision.detect(detector, write(tmp_path / "photos"))
+    assert min(len(one) for one in found) > 5
+    rows = ask(detector_server, instances=[b64(content) for content in FILES]).json()["predictions"]
+    columns = ask_grpc(detector_server, "found", FILES)
+    for place, (one, row) in enumerate(zip(found, rows, strict=True)):
+        count = len(one)
+        assert (row["count"], columns["count"][place]) == (count, count)
+        assert row["labels"][:count] == [detector.class_names[number] for number in one.classes]
+        assert [label.decode() for label in columns["labels"][place, :count]] == row["labels"][:count]
+        for boxes, scores in ((row["boxes"], row["scores"]), (columns["boxes"][place], columns["scores"][place])):
+            np.testing.assert_allclose(boxes[:count], one.boxes, atol=1e-2)
+            np.testing.assert_allclose(scores[:count], one.scores, atol=1e-4)
+
+
+def test_thresholds_and_bad_bytes(detector_server: Server, detector: keras.Model, tmp_path: Path) -> None:
+    inputs = {"image": [b64(FILES[0])], "score_threshold": 0.4, "iou_threshold": 0.3}
+    outputs = ask(detector_server, signature_name="detect", inputs=inputs).json()["outputs"]
+    right = kb.vision.detect(detector, write(tmp_path / "photos")[:1], score_threshold=0.4, iou_threshold=0.3)[0]
+    assert outputs["count"] == [len(right)]
+    np.testing.assert_allclose(outputs["boxes"][0], right.boxes, atol=1e-2)
+    response = ask(detector_server, instances=[b64(b"no image")])
+    assert (response.status_code, list(response.json())) == (400, ["error"])
+    assert ask(detector_server, instances=[b64(FILES[0])]).status_code == 200
