@@ -17,7 +17,7 @@ from test_export_images import encoded, loosened, picture
 
 import kerasbig as kb
 from kerasbig.data.image_graph import plan_of
-from kerasbig.export import bundles, litert_images, object_detector, pictures
+from kerasbig.export import bundles, image_runners, object_detector, pictures
 from kerasbig.export.detector_graph import DetectorGraph, in_original_pixels
 from kerasbig.export.detector_parity import ExpectedDetections, wrong_boxes
 
@@ -108,6 +108,16 @@ def test_litert_finds_nearly_the_same(exported: Path, model: keras.Model, photos
     np.testing.assert_allclose(received["scores"], right["scores"], atol=2e-3)
 
 
+def test_onnx(model: keras.Model, photos: list[str], tmp_path: Path) -> None:
+    predictor: Any = kb.export.load(kb.export.onnx(model, tmp_path / "found"))
+    image = np.asarray(picture(50, 130))
+    received, right = predictor.predict([image])[0], found_by(model, image[None])[0]
+    assert received["labels"] == right["labels"]
+    np.testing.assert_allclose(received["boxes"], right["boxes"], atol=0.1)
+    np.testing.assert_allclose(received["scores"], right["scores"], atol=2e-3)
+    assert [len(answer["boxes"]) for answer in predictor.predict(photos)] == [len(answer["boxes"]) for answer in found_by(model, photos)]
+
+
 def test_saved_model_signatures(exported: Path, model: keras.Model, photos: list[str]) -> None:
     signatures = tf.saved_model.load(str(exported / "1")).signatures
     answer = signatures["serving_default"](image=tf.constant([Path(path).read_bytes() for path in photos]))
@@ -147,7 +157,7 @@ def test_boxes_in_the_black_sides_are_left_out(resize: str) -> None:
     found = {name: value.numpy() for name, value in in_original_pixels(boxes, classes, scores, tf.constant(sizes), plans).items()}
     for place, size in enumerate(sizes):
         given = {"boxes": boxes[place], "label_ids": classes[place], "scores": scores[place]}
-        right = litert_images.detected(given, NAMES, tuple(size), plans[place].numpy(), 0.0)
+        right = image_runners.detected(given, NAMES, tuple(size), plans[place].numpy(), 0.0)
         count = found["count"][place]
         assert count == len(right["boxes"])
         np.testing.assert_allclose(found["boxes"][place, :count], np.reshape(right["boxes"], (-1, 4)), atol=0.01)

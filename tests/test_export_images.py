@@ -24,8 +24,10 @@ import kerasbig as kb
 from kerasbig.data.image_batches import ImageSource
 from kerasbig.data.image_graph import plan_of, read_image
 from kerasbig.data.images import decode
-from kerasbig.export import bundles, image_classifier, image_parity, litert_images, pictures, plain_images
+from kerasbig.export import bundles, image_classifier, image_parity, image_runners, pictures, plain_images
 from kerasbig.export.kinds import fingerprint
+from kerasbig.export.predictors import require_onnx_file
+from kerasbig.export.to_onnx import write_onnx
 from kerasbig.export.untrusted_images import read_plain_model
 
 NAMES = ("chat", "犬", "bird")
@@ -153,7 +155,7 @@ def test_the_graph_sees_the_pixels_that_predict_sees(resize: str, tmp_path: Path
         np.testing.assert_array_equal(pixels, expected, err_msg=name)
         assert shape.tolist() == source.files.sizes[0].tolist(), name  # type: ignore[union-attr]
         np.testing.assert_array_equal(plan, source.plans[0], err_msg=name)
-        by_numpy, own_shape, own_plan = litert_images.read_image(content, size, resize)
+        by_numpy, own_shape, own_plan = image_runners.read_image(content, size, resize)
         assert np.abs(by_numpy.astype(int) - expected).max() <= 1, name
         assert np.mean(by_numpy != expected) < 0.02, name
         assert own_shape == tuple(shape), name
@@ -184,7 +186,7 @@ def test_plans_agree(resize: str) -> None:
     for shape in ((1, 1), (7, 1000), (333, 17), (96, 96)):
         expected = resize_plan(np.array([shape]), (31, 47), resize)[0]
         np.testing.assert_array_equal(plan_of(tf.constant(shape), (31, 47), resize), expected)
-        np.testing.assert_array_equal(litert_images.plan_of(shape, (31, 47), resize), expected)
+        np.testing.assert_array_equal(image_runners.plan_of(shape, (31, 47), resize), expected)
 
 
 # --- the image classifier --------------------------------------------------------------------------------------------
@@ -235,6 +237,50 @@ def test_a_predictor_answers_as_predict_does(exported: Path, model: keras.Model,
     assert len(predictor.predict(files * 5)) == 5 * len(files)
 
 
+def test_onnx(exported: Path, model: keras.Model, photos: list[Path], tmp_path: Path) -> None:
+    """It joins the Bundle that is there, answers as the model does, and takes any number of images at once."""
+    import onnxruntime
+
+    folder = kb.export.onnx(model, shutil.copytree(exported, tmp_path / "pets"))
+    manifest = kb.export.read_manifest(folder)
+    assert list(manifest["formats"]) == [*FORMATS, "onnx"]
+    assert manifest["formats"]["onnx"]["parity"]["max_abs_logit_difference"] < 1e-5
+    for place in (folder, folder / "model.onnx"):
+        predictor: Any = kb.export.load(place, "onnx")
+        assert isinstance(predictor, kb.export.ImagePredictor)
+        assert (predictor.format, predictor.class_names) == ("onnx", NAMES)
+        np.testing.assert_allclose(predictor.logits(photos), kb.data.predict_logits(model, [str(path) for path in photos]), atol=1e-3)
+    assert predictor.bytes_on_disk() == manifest["formats"]["onnx"]["bytes"]
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3)).astype("uint8")
+    (logits,) = session.run(None, {"pixels": images})
+    np.testing.assert_allclose(logits, kb.data.predict_logits(model, images), atol=1e-4)
+    (folder / "manifest.json").unlink()
+    assert kb.export.load(folder / "model.onnx").predict([photos[0]]) == predictor.predict([photos[0]])  # type: ignore[union-attr]
+    (folder / "model.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Expected model.onnx in"):
+        kb.export.load(folder, "onnx", verify=False)
+
+
+@pytest.mark.parametrize("package", ["onnx", "tf2onnx", "onnxruntime"])
+def test_onnx_without_its_extra(tmp_path: Path, model: keras.Model, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"Expected the package '{package}' to export ONNX, which is not installed. Run: pip install 'kerasbig\[onnx\]'"
+    with pytest.raises(ImportError, match=message):
+        kb.export.onnx(model, tmp_path / "pets")
+    if package == "onnxruntime":
+        (tmp_path / "model.onnx").touch()
+        with pytest.raises(ImportError, match="Expected the package 'onnxruntime' to load ONNX"):
+            require_onnx_file(tmp_path)
+
+
+def test_onnx_refuses_what_it_cannot_say(tmp_path: Path) -> None:
+    inputs = [tf.TensorSpec((2, 3), tf.float32, name="x")]
+    with pytest.raises(kb.export.ExportError, match=r"Expected operations that ONNX has. Received: Lgamma"):
+        write_onnx(tf.function(tf.math.lgamma, input_signature=inputs), tmp_path, ("y",), {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_saved_model_signatures(exported: Path, model: keras.Model, photos: list[Path]) -> None:
     loaded = tf.saved_model.load(str(exported / "1"))
     serve, pixels = loaded.signatures["serving_default"], loaded.signatures["pixels"]
@@ -258,7 +304,7 @@ def test_saved_model_signatures(exported: Path, model: keras.Model, photos: list
 
 
 def test_litert_needs_no_tensorflow_and_no_kerasbig(exported: Path, photos: list[Path], tmp_path: Path) -> None:
-    shutil.copy(litert_images.__file__, tmp_path / "run.py")
+    shutil.copy(image_runners.__file__, tmp_path / "run.py")
     code = (
         "import sys, runpy; sys.modules['tensorflow'] = sys.modules['kerasbig'] = None; "
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"

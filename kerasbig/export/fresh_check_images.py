@@ -54,7 +54,7 @@ def check_hdf5(path: str, task: str, images: list[bytes], pixels: np.ndarray, sc
 def check_litert(path: str, task: str, images: list[bytes], pixels: np.ndarray) -> dict:
     """Needs ai_edge_litert, pillow and numpy."""
     sys.modules["tensorflow"] = None  # type: ignore[assignment]
-    runner = _module("litert_images").LiteRTImages(path, threads=1)
+    runner = _module("image_runners").LiteRTImages(path, threads=1)
     return _asked(runner, images, pixels)
 
 
@@ -64,14 +64,14 @@ def check_onnx(path: str, task: str, images: list[bytes], pixels: np.ndarray) ->
     import onnx
 
     onnx.checker.check_model(onnx.load(f"{path}/model.onnx"), full_check=True)
-    return _asked(_module("onnx_images").OnnxImages(path, threads=1), images, pixels)
+    return _asked(_module("image_runners").OnnxImages(path, threads=1), images, pixels)
 
 
 def _asked(runner: Any, images: list[bytes], pixels: np.ndarray) -> dict:
     """Asks a runner for what it makes of the pixels, which pixels it makes of the images, and what it answers to those."""
     rows = [runner.run(one) for one in pixels]
     answers = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    read = [_module("litert_images").read_image(image, runner.size, runner.resize)[0] for image in images]
+    read = [_module("image_runners").read_image(image, runner.size, runner.resize)[0] for image in images]
     runner.predict(images)
     return {**answers, "outputs": answers["logits" if "logits" in answers else "outputs"], "pixels": np.stack(read)}
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import keras
 import keras_hub
 
-from kerasbig.export.image_files import about_images, image_facts, require_image_task, write_image_litert, write_module
+from kerasbig.export.image_files import about_images, image_facts, require_image_task, write_image_litert, write_image_onnx, write_module
 from kerasbig.export.image_graph import ImageGraph, classifier_signatures
 from kerasbig.export.image_parity import ExpectedImages, expected_outputs, outputs_of
 from kerasbig.export.pictures import checked_pictures as checked_examples
@@ -52,6 +52,8 @@ def write(format: str, model: Model, twin: Model, folder: Path, quantize: str | 
         write_module(twin, classifier_signatures(ImageGraph(twin), class_names_of(twin) or ()), folder)
     elif format == "hdf5":
         write_plain_hdf5(twin, folder, facts(twin))
+    elif format == "onnx":
+        write_image_onnx(twin, folder, facts(twin), lambda logits: [logits], batch=None)
     else:
         write_image_litert(model, twin, folder, quantize, facts(twin), lambda logits: [logits])
 

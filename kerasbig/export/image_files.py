@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from kerasbig.data.image_batches import input_size, require_converter, resize_of
-from kerasbig.export.image_graph import Function, litert_function
+from kerasbig.export.image_graph import Function, function_of_pixels
 from kerasbig.export.parity import ExportError
 from kerasbig.export.slim_litert import slimmed
 from kerasbig.export.to_litert import MODEL_FILE, converted
+from kerasbig.export.to_onnx import write_onnx
 from kerasbig.export.twin import class_names_of, is_quantized, litert_twin, require_tensorflow
 
 IMAGES_FILE = "images.json"
@@ -109,7 +110,7 @@ def write_image_litert(
     facts: Mapping[str, Any],
     finish: Callable[[tf.Tensor], list[tf.Tensor]],
 ) -> None:
-    """Writes `model.tflite` and `images.json` into a folder; `litert_images.py` is what runs them.
+    """Writes `model.tflite` and `images.json` into a folder; `image_runners.py` is what runs them.
 
     Args:
         model: The model.
@@ -125,4 +126,28 @@ def write_image_litert(
     """
     (folder / IMAGES_FILE).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
     copy = litert_twin(model, int8=True) if quantize == "int8" else twin
-    (folder / MODEL_FILE).write_bytes(slimmed(converted(litert_function(copy, finish), quantize)))
+    (folder / MODEL_FILE).write_bytes(slimmed(converted(function_of_pixels(copy, finish), quantize)))
+
+
+def write_image_onnx(
+    twin: keras.Model,
+    folder: Path,
+    facts: Mapping[str, Any],
+    finish: Callable[[tf.Tensor], list[tf.Tensor]],
+    *,
+    batch: int | None,
+) -> None:
+    """Writes `model.onnx` into a folder, with the facts in its metadata; `image_runners.py` is what runs it.
+
+    Args:
+        twin: The float32 copy of the model.
+        folder: An existing folder.
+        facts: What to know of the images.
+        finish: From what the model returns to the file's outputs.
+        batch: Images at once; None leaves it open.
+
+    Raises:
+        ExportError: If the converter fails.
+    """
+    metadata = {"task": str(facts["task"]), "images": json.dumps(facts, ensure_ascii=False)}
+    write_onnx(function_of_pixels(twin, finish, batch=batch), folder, facts["outputs"], metadata)

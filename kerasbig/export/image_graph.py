@@ -116,16 +116,17 @@ def classifier_signatures(graph: ImageGraph, class_names: tuple[str, ...]) -> di
     return {"serving_default": signature(of_image, IMAGE), "logits": signature(raw, IMAGE), "pixels": signature(of_pixels, PIXELS)}
 
 
-def litert_function(model: keras.Model, finish: Callable[[tf.Tensor], list[tf.Tensor]]) -> Any:
-    """Returns the function from uint8 (1, H, W, 3) to a list of outputs that a LiteRT file is made of.
+def function_of_pixels(model: keras.Model, finish: Callable[[tf.Tensor], list[tf.Tensor]], *, batch: int | None = 1) -> Any:
+    """Returns the function from uint8 (B, H, W, 3) to a list of outputs that a LiteRT or ONNX file is made of.
 
     Args:
         model: A float32 image task with its preprocessor.
-        finish: From what the model returns, (1, ...), to the file's outputs.
+        finish: From what the model returns, (B, ...), to the file's outputs.
+        batch: B; None leaves it open.
     """
     converter = model.preprocessor.image_converter
 
-    @tf.function(input_signature=[tf.TensorSpec((1, *input_size(model), 3), tf.uint8, name="pixels")], autograph=False)
+    @tf.function(input_signature=[tf.TensorSpec((batch, *input_size(model), 3), tf.uint8, name="pixels")], autograph=False)
     def run(pixels: tf.Tensor) -> list[tf.Tensor]:
         return finish(tf.cast(model(converted(tf.cast(pixels, tf.float32), converter), training=False), tf.float32))
 

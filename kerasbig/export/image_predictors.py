@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kerasbig.export.litert_images import LiteRTImages, read_image
+from kerasbig.export.image_runners import LiteRTImages, OnnxImages, Runner, read_image
 from kerasbig.export.manifests import CLASSES_FILE, SINGLE_FILES, size_of
 from kerasbig.export.pictures import Picture, files_of_pictures, listed
-from kerasbig.export.predictors import class_names_in, predictions
+from kerasbig.export.predictors import class_names_in, predictions, require_onnx_file
 
 _BATCH = 32
 
@@ -22,7 +22,7 @@ class ImagePredictor(Protocol):
 
     Attributes:
         path: The folder or file it was loaded from.
-        format: "saved_model", "hdf5" or "litert".
+        format: "saved_model", "hdf5", "litert" or "onnx".
         class_names: Names of the classes.
     """
 
@@ -200,7 +200,7 @@ class _LiteRT:
             if not file.is_file():
                 raise FileNotFoundError(f"Expected {file.name} in {str(path)!r}. Export the Bundle again.")
         self.path = model
-        self.runner = LiteRTImages(path, threads=threads)
+        self.runner: Runner = LiteRTImages(path, threads=threads)
         self.class_names = tuple(self.runner.classes)
 
     def bytes_on_disk(self) -> int:
@@ -208,8 +208,30 @@ class _LiteRT:
         return sum(size_of(self.path.parent / name) for name in (self.path.name, SINGLE_FILES["litert"][2]))
 
 
-class LiteRTImageClassifier(_LiteRT, _Classifier):
-    """An image classifier as a LiteRT file."""
+class _Onnx:
+    """An ONNX file, without TensorFlow.
+
+    Args:
+        path: The folder of `model.onnx`.
+        threads: Threads of one run; by default 2, or 1 where there is one core.
+    """
+
+    format = "onnx"
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self.path = require_onnx_file(path)
+        self.runner: Runner = OnnxImages(path, threads=threads)
+        self.class_names = tuple(self.runner.classes)
+
+    def bytes_on_disk(self) -> int:
+        """Returns the size of the file."""
+        return size_of(self.path)
+
+
+class _RunnerClassifier(_Classifier):
+    """An image classifier in one file, run by one of `image_runners`."""
+
+    runner: Runner
 
     def logits(self, images: Sequence[Picture]) -> np.ndarray:
         """Returns float32 (N, C) logits of N images, in their order."""
@@ -218,8 +240,18 @@ class LiteRTImageClassifier(_LiteRT, _Classifier):
         return np.stack(rows) if rows else np.zeros((0, len(self.class_names)), "float32")
 
 
-class LiteRTObjectDetector(_LiteRT):
-    """An object detector as a LiteRT file. Its overlap is that of the file, and so is the lowest score."""
+class LiteRTImageClassifier(_LiteRT, _RunnerClassifier):
+    """An image classifier as a LiteRT file."""
+
+
+class OnnxImageClassifier(_Onnx, _RunnerClassifier):
+    """An image classifier as an ONNX file."""
+
+
+class _RunnerDetector:
+    """An object detector in one file, run by one of `image_runners`. Its overlap is that of the file, and so is the lowest score."""
+
+    runner: Runner
 
     def predict(self, images: Sequence[Picture], *, score_threshold: float = 0.3) -> list[dict[str, Any]]:
         """Returns `{"boxes": ..., "labels": ..., "scores": ...}` for each image, boxes in pixels of the upright image.
@@ -230,6 +262,14 @@ class LiteRTObjectDetector(_LiteRT):
         """
         _require_share("score_threshold", score_threshold, 0.05)
         return self.runner.predict(listed(images), score_threshold=score_threshold)
+
+
+class LiteRTObjectDetector(_LiteRT, _RunnerDetector):
+    """An object detector as a LiteRT file."""
+
+
+class OnnxObjectDetector(_Onnx, _RunnerDetector):
+    """An object detector as an ONNX file."""
 
 
 def in_batches(function: Callable[[list[bytes]], np.ndarray], images: Sequence[Picture], width: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from kerasbig.export.detector_graph import (
     detector_signatures,
 )
 from kerasbig.export.detector_parity import ExpectedDetections
-from kerasbig.export.image_files import about_images, image_facts, require_image_task, write_image_litert, write_module
+from kerasbig.export.image_files import about_images, image_facts, require_image_task, write_image_litert, write_image_onnx, write_module
 from kerasbig.export.image_graph import ImageGraph
 from kerasbig.export.image_parity import expected_outputs, outputs_of
 from kerasbig.export.pictures import checked_pictures as checked_examples
@@ -66,6 +66,8 @@ def write(format: str, model: Model, twin: Model, folder: Path, quantize: str | 
         write_module(twin, detector_signatures(ImageGraph(twin), detector, class_names_of(twin) or ()), folder)
     elif format == "hdf5":
         write_plain_hdf5(twin, folder, facts(twin))
+    elif format == "onnx":
+        write_image_onnx(twin, folder, facts(twin), detector.finish, batch=1)
     else:
         write_image_litert(model, twin, folder, quantize, facts(twin), detector.finish)
 

@@ -26,7 +26,7 @@ class Predictor(Protocol):
 
     Attributes:
         path: The folder or file it was loaded from.
-        format: "saved_model", "hdf5" or "litert".
+        format: "saved_model", "hdf5", "litert" or "onnx".
         class_names: Names in the order of the logits; None for regression.
     """
 
@@ -167,6 +167,65 @@ class LiteRTPredictor:
         if len(self._interpreters) > (_INTERPRETERS if self._fine else _INTERPRETERS // 2):
             self._interpreters.popitem(last=False)
         return self._interpreters[width]
+
+
+class OnnxPredictor:
+    """An ONNX file with its tokenizer in its metadata, run by ONNX Runtime on the CPU, without TensorFlow.
+
+    Args:
+        path: The folder of `model.onnx` and `classes.json`.
+        threads: Threads of one run; by default 2, or 1 where there is one core.
+    """
+
+    format = "onnx"
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self.path = require_onnx_file(path)
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        self.class_names = class_names_in(path / CLASSES_FILE)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or min(2, os.cpu_count() or 1)
+        self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_str(self._session.get_modelmeta().custom_metadata_map["tokenizer"])
+
+    def logits(self, inputs: Sequence[str]) -> np.ndarray:
+        """Returns float32 (N, C) logits of N raw texts, in their order."""
+        return _in_batches(self._run, inputs, self.class_names)
+
+    def bytes_on_disk(self) -> int:
+        """Returns the size of the file."""
+        return size_of(self.path)
+
+    def _run(self, texts: list[str]) -> np.ndarray:
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        shape = (len(rows), max(map(len, rows)))
+        token_ids, mask = np.zeros(shape, "int32"), np.zeros(shape, "int32")
+        for place, row in enumerate(rows):
+            token_ids[place, : len(row)], mask[place, : len(row)] = row, 1
+        answer: np.ndarray = self._session.run(
+            ["logits"], {"token_ids": token_ids, "padding_mask": mask, "segment_ids": np.zeros(shape, "int32")}
+        )[0]
+        return answer
+
+
+def require_onnx_file(folder: Path) -> Path:
+    """Returns the ONNX file of a folder, if ONNX Runtime is there to run it.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ImportError: If the package is.
+    """
+    file = folder / SINGLE_FILES["onnx"][0]
+    if not file.is_file():
+        raise FileNotFoundError(f"Expected {file.name} in {str(folder)!r}. Export the Bundle again.")
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        message = "Expected the package 'onnxruntime' to load ONNX, which is not installed. Run: pip install 'kerasbig[onnx]'"
+        raise ImportError(message, name="onnxruntime") from error
+    return file
 
 
 def predictions(logits: np.ndarray, class_names: Sequence[str] | None) -> list[dict[str, Any]]:

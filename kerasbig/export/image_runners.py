@@ -1,8 +1,8 @@
-"""Runs an exported image model with LiteRT, Pillow and NumPy alone.
+"""Runs an exported image model with LiteRT or ONNX Runtime, Pillow and NumPy alone.
 
-Copy this file beside `model.tflite` and `images.json`:
+Copy this file beside `model.onnx`, or `model.tflite` and `images.json`:
 
-    python litert_images.py FOLDER photo.jpg another.png
+    python image_runners.py FOLDER photo.jpg another.png
 
 It imports nothing of KerasBig and no TensorFlow. Shapes: H and W as the model sees an image, h and w as it came.
 """
@@ -21,42 +21,29 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-MODEL_FILE = "model.tflite"
+LITERT_FILE, ONNX_FILE = "model.tflite", "model.onnx"
 IMAGES_FILE = "images.json"
 # Pillow decodes a JPEG to a half, a quarter or an eighth of the size for less work.
 JPEG_RATIOS = (2, 4, 8)
 Picture = str | os.PathLike[str] | bytes | np.ndarray
 
 
-class LiteRTImages:
-    """An image classifier or an object detector as LiteRT.
+class Runner:
+    """An image classifier or an object detector in a file.
 
     Args:
-        folder: The folder of `model.tflite` and `images.json`.
-        threads: Threads of one run; by default 2, or 1 where there is one core.
+        facts: What the file, or `images.json` beside it, says of the images.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        place = Path(folder)
-        self.facts: dict[str, Any] = json.loads((place / IMAGES_FILE).read_text(encoding="utf-8"))
-        self.classes = [str(name) for name in self.facts["classes"]]
-        height, width, _ = self.facts["image_shape"]
-        self.size, self.resize = (int(height), int(width)), str(self.facts["resize"])
-        self._interpreter = Interpreter(str(place / MODEL_FILE), num_threads=threads or min(2, os.cpu_count() or 1))
-        self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._outputs = dict(zip(self.facts["outputs"], (each["index"] for each in self._interpreter.get_output_details()), strict=True))
-        # One interpreter runs one image at a time.
-        self._lock = threading.Lock()
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+        self.classes = [str(name) for name in facts["classes"]]
+        height, width, _ = facts["image_shape"]
+        self.size, self.resize = (int(height), int(width)), str(facts["resize"])
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns each output of the file, by the names in `images.json`, for uint8 (H, W, 3) pixels."""
-        with self._lock:
-            self._interpreter.set_tensor(self._input, pixels[None])
-            self._interpreter.invoke()
-            return {name: self._interpreter.get_tensor(index)[0] for name, index in self._outputs.items()}
+        """Returns each output of the file, by its name in the facts, for uint8 (H, W, 3) pixels."""
+        raise NotImplementedError
 
     def predict(self, images: Sequence[Picture], *, score_threshold: float = 0.3) -> list[dict[str, Any]]:
         """Returns the answer to each image, as `kerasbig predict --json` gives it."""
@@ -69,6 +56,56 @@ class LiteRTImages:
             else:
                 answers.append(detected(outputs, self.classes, shape, plan, score_threshold))
         return answers
+
+
+class LiteRTImages(Runner):
+    """A LiteRT file.
+
+    Args:
+        folder: The folder of `model.tflite` and `images.json`.
+        threads: Threads of one run; by default 2, or 1 where there is one core.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        super().__init__(json.loads((Path(folder) / IMAGES_FILE).read_text(encoding="utf-8")))
+        self._interpreter = Interpreter(str(Path(folder) / LITERT_FILE), num_threads=threads or min(2, os.cpu_count() or 1))
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._outputs = dict(zip(self.facts["outputs"], (each["index"] for each in self._interpreter.get_output_details()), strict=True))
+        # One interpreter runs one image at a time.
+        self._lock = threading.Lock()
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns each output of the file, by its name in the facts, for uint8 (H, W, 3) pixels."""
+        with self._lock:
+            self._interpreter.set_tensor(self._input, pixels[None])
+            self._interpreter.invoke()
+            return {name: self._interpreter.get_tensor(index)[0] for name, index in self._outputs.items()}
+
+
+class OnnxImages(Runner):
+    """An ONNX file, run by ONNX Runtime on the CPU.
+
+    Args:
+        folder: The folder of `model.onnx`.
+        threads: Threads of one run; by default 2, or 1 where there is one core.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or min(2, os.cpu_count() or 1)
+        file = str(Path(folder) / ONNX_FILE)
+        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        super().__init__(json.loads(self._session.get_modelmeta().custom_metadata_map["images"]))
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns each output of the file, by its name in the facts, for uint8 (H, W, 3) pixels."""
+        answers = self._session.run(self.facts["outputs"], {"pixels": pixels[None]})
+        return {name: value[0] for name, value in zip(self.facts["outputs"], answers, strict=True)}
 
 
 def classified(logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -202,5 +239,6 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    for answer in LiteRTImages(sys.argv[1]).predict(sys.argv[2:]):
+    runner = OnnxImages if (Path(sys.argv[1]) / ONNX_FILE).is_file() else LiteRTImages
+    for answer in runner(sys.argv[1]).predict(sys.argv[2:]):
         print(json.dumps(answer, ensure_ascii=False))
