@@ -215,7 +215,7 @@ def test_litert_quantizations(tmp_path: Path, quantize: str | None) -> None:
 
 
 def test_onnx(tmp_path: Path, model: keras.Model) -> None:
-    folder = kb.export.onnx(model, tmp_path / "film")
+    folder = kb.export.onnx(model, tmp_path / "film", examples=SHORT)
     assert kb.export.read_manifest(folder)["formats"]["onnx"]["parity"]["max_abs_logit_difference"] < 1e-5
     for place in (folder, folder / "model.onnx"):
         predictor = kb.export.load(place)
