@@ -25,8 +25,6 @@ class Built:
     metrics: list[str]
     computes_in_int8: bool = True
     """Whether its LiteRT file can have int8 activations, or int8 weights alone."""
-    exports: bool = True
-    """Whether `kb.export` takes it yet."""
 
 
 def bert_classifier(*, regression: bool = False) -> Built:
@@ -79,7 +77,7 @@ def vit_detector() -> Built:
     batches = kb.data.batches(examples, model, batch_size=8)
     # A small weight, so that plain gradient descent at the tests' rates is as calm as with the other builders.
     loss = kb.vision.FcosLoss(model.image_shape, model.pyramid, box_weight=0.5)
-    return Built(model, batches, next(iter(batches))[0]["images"], loss, [], exports=False)
+    return Built(model, batches, next(iter(batches))[0]["images"], loss, [])
 
 
 def picture_examples(count: int = 32, side: int = 8) -> kb.data.Examples:
@@ -99,7 +97,7 @@ def vit_classifier(*, stem: bool = False) -> Built:
     model = kb.vision.vit_classifier(examples.classes, size="lite-2", image_shape=(8, 8, 3), patch_size=4, pooling="gap", **how)
     batches = kb.data.batches(examples, model, batch_size=8, shuffle=False)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return Built(model, batches, next(iter(batches))[0], loss, ["accuracy"], exports=False)
+    return Built(model, batches, next(iter(batches))[0], loss, ["accuracy"])
 
 
 BUILDERS: dict[str, Callable[[], Built]] = {

@@ -11,6 +11,7 @@ from builders import framed_scenes
 from PIL import Image
 from test_cli import call, failure, output
 
+import kerasbig as kb
 from kerasbig.data.drawing import draw_boxes
 
 NAMES = ("rouge", "зелёный")
@@ -46,6 +47,16 @@ def run(scenes, tmp_path_factory) -> Path:
     small = ["--size", "lite-2", "--patch-size", "8", "--no-stem", "--epochs", "2", "--batch-size", "7", "--precision", "float32"]
     assert call("train", "object-detector", "--data", str(scenes), "--out", str(out), "--learning-rate", "3e-3", *small) == 0
     return out
+
+
+def test_a_run_is_exported_and_answers_the_same(run, scenes, tmp_path, capsys):
+    found = output(capsys, "export", str(run), "--to", str(tmp_path / "found"), "--format", "saved_model,hdf5,litert", "--json")
+    manifest = found["manifest"]
+    assert (manifest["task"], manifest["classes"], manifest["resize"]) == ("object-detector", list(NAMES), "pad")
+    assert list(manifest["formats"]) == ["saved_model", "hdf5", "litert"]
+    paths = [str(scenes / "0.png"), str(scenes / "1.png")]
+    expected = output(capsys, "predict", str(run), *paths, "--json")["predictions"]
+    assert kb.export.load(tmp_path / "found").predict(paths) == expected
 
 
 def test_a_run_holds_the_figures_of_coco_and_a_page_with_pictures(run):

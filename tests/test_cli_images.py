@@ -12,6 +12,7 @@ from builders import picture_examples
 from PIL import Image
 from test_cli import call, failure, output
 
+import kerasbig as kb
 from kerasbig.run import open_run
 
 TINY = ["--size", "lite-2", "--patch-size", "4", "--epochs", "2", "--precision", "float32", "--learning-rate", "0.003"]
@@ -91,6 +92,20 @@ def test_explain_examples_of_the_run(run: Path, tmp_path: Path, capsys: Any) -> 
     result = output(capsys, "explain", str(run), *words)
     assert len(result["explanations"]) == 3
     assert "Received: 'nothing.png'" in failure(capsys, "explain", str(run), "nothing.png", "--out", str(tmp_path / "other.html"))[1]
+
+
+def test_a_run_is_exported_and_answers_the_same(run: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    formats = ["saved_model", "hdf5", "litert"]
+    manifest = output(capsys, "export", str(run), "--to", str(tmp_path / "pets"), "--format", ",".join(formats), "--json")["manifest"]
+    assert (manifest["task"], manifest["classes"], manifest["image_shape"]) == ("image-classifier", ["left", "right"], [8, 8, 3])
+    assert manifest["metrics"] == open_run(run).metrics["test"]
+    paths = [str(photos / "left" / "0.png"), str(photos / "right" / "1.png")]
+    expected = output(capsys, "predict", str(run), *paths, "--json")["predictions"]
+    for format in formats:
+        answers = kb.export.load(tmp_path / "pets", format).predict(paths)
+        for answer, right in zip(answers, expected, strict=True):
+            assert answer["label"] == right["label"]
+            assert answer["probabilities"] == pytest.approx(right["probabilities"], abs=0.03 if format == "litert" else 1e-5)
 
 
 def test_what_is_refused(photos: Path, tmp_path: Path, capsys: Any) -> None:

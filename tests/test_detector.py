@@ -14,9 +14,9 @@ from PIL import Image
 
 import kerasbig as kb
 from kerasbig.data import Boxes, Examples
+from kerasbig.decoding.boxes import locations
 from kerasbig.vision.detection import Detections, detection_answers
 from kerasbig.vision.detector import BoxPreprocessor
-from kerasbig.vision.fcos import locations
 from kerasbig.vision.positions import resized_positions
 from kerasbig.vision.pyramid import default_pyramid
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasbig.vision.fcos import FcosLoss, assign_targets, decode, locations, overlaps, packed
-from kerasbig.vision.suppression import best_boxes
+from kerasbig.decoding.boxes import decode, locations
+from kerasbig.decoding.suppression import best_boxes
+from kerasbig.vision.fcos import FcosLoss, assign_targets, overlaps, packed
 
 
 def random_boxes(random: np.random.Generator, shape: tuple[int, ...], side: float = 64.0) -> np.ndarray:

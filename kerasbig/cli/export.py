@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run")
 @click.option("--to", "target", required=True, metavar="saved_models/NAME", help="The Bundle to write.")
-@click.option("--format", "formats", default="saved_model,hdf5,litert", show_default=True, help="Formats, with commas between.")
+@click.option("--format", "formats", default="saved_model,hdf5,litert", show_default=True, help="Formats, with commas between; onnx too.")
 @click.option(
     "--quantize",
     default="dynamic",

@@ -18,13 +18,12 @@ from kerasbig.data.batching import EpochOrder, accept_prepared
 from kerasbig.data.box_augmentation import BOX_AUGMENTATIONS, BoxAugmentation, BoxMover
 from kerasbig.data.boxes import Boxes
 from kerasbig.data.examples import Examples
-from kerasbig.data.images import DECODERS, TURNED, ImageFiles, decode
+from kerasbig.data.image_graph import JPEG_RATIOS, resized, upright
+from kerasbig.data.images import DECODERS, ImageFiles, decode
 
 RESIZES = ("stretch", "crop", "pad")
 # Decoded and resized images are kept in memory up to this many bytes.
 CACHE_BYTES = 1 << 30
-# libjpeg decodes to a half, a quarter or an eighth of the size for less work.
-JPEG_RATIOS = (1, 2, 4, 8)
 IMAGES = "images"
 
 
@@ -245,8 +244,8 @@ class ImageSource:
     def reader(self) -> Any:
         """Returns a function of the graph: from a number, int64 (), to uint8 (H, W, 3)."""
         if self.pixels is not None:
-            pixels, resized, plans, size = self.pixels, self.resized, tf.constant(self.plans), self.size
-            return lambda index: pixels[index] if resized else _resized(pixels[index], plans[index], size)
+            pixels, ready, plans, size = self.pixels, self.resized, tf.constant(self.plans), self.size
+            return lambda index: pixels[index] if ready else resized(pixels[index], plans[index], size)
         return _file_reader(self.files or ImageFiles.of([], []), self.plans, self.size)
 
 
@@ -259,10 +258,10 @@ def _file_reader(files: ImageFiles, plans: np.ndarray, size: tuple[int, int]) ->
 
     def read(index: tf.Tensor) -> tf.Tensor:
         image, orientation = _decoded(paths[index], decoders[index]), orientations[index]
-        image = tf.cond(orientation == 1, lambda: image, lambda: _upright(image, orientation))
+        image = tf.cond(orientation == 1, lambda: image, lambda: upright(image, orientation))
         # What the JPEG decoder has made smaller needs to be scaled less.
         shrunk = tf.cast(tf.shape(image)[:2], tf.float32) / tf.cast(sizes[index], tf.float32)
-        return _resized(image, wanted[index] / tf.concat([shrunk, tf.ones(2)], 0), size)
+        return resized(image, wanted[index] / tf.concat([shrunk, tf.ones(2)], 0), size)
 
     return read
 
@@ -295,21 +294,6 @@ def _by_pillow(content: Any, path: Any) -> np.ndarray:
     # A graph hands over bytes, and outside of one they come in arrays.
     content, path = (each if isinstance(each, bytes) else each.item() for each in (content, path))
     return decode(content, name=path.decode())
-
-
-def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns and mirrors an image as its EXIF orientation says; `kerasbig.data.boxes.turned_upright` does it to boxes."""
-    image = tf.cond(tf.reduce_any(orientation == [2, 3, 7, 8]), lambda: image[:, ::-1], lambda: image)
-    image = tf.cond(tf.reduce_any(orientation == [3, 4, 6, 7]), lambda: image[::-1], lambda: image)
-    return tf.cond(orientation >= TURNED, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-
-
-def _resized(image: tf.Tensor, plan: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Scales and moves uint8 (h, w, 3) to uint8 (H, W, 3), with a filter as wide as it gets smaller."""
-    moved = tf.raw_ops.ScaleAndTranslate(
-        images=image[None], size=tf.constant(size), scale=plan[:2], translation=plan[2:], kernel_type="triangle", antialias=True
-    )
-    return tf.ensure_shape(tf.cast(tf.round(moved[0]), tf.uint8), (*size, 3))
 
 
 def _indices(order: EpochOrder, count: int, shuffle: bool) -> tf.data.Dataset:
@@ -345,7 +329,7 @@ def _finisher(converter: Any, targets: Any, change: Any, seed: int, count: int) 
         labels = tf.nest.map_structure(lambda values: tf.gather(values, index), targets)
         # A seed of the batch's own, beyond those of the images.
         images, labels = change(images, labels, StepSeeds(_folded(seed, epoch[0], index[0] + count)))
-        return {IMAGES: _converted(images, converter)}, labels
+        return {IMAGES: converted(images, converter)}, labels
 
     return finish
 
@@ -365,8 +349,8 @@ def _changer(augment: Augmentation | BoxAugmentation | None, classes: int) -> An
     return change
 
 
-def _converted(images: tf.Tensor, converter: Any) -> tf.Tensor:
-    """Applies the scale and offset of KerasHub's converter to pixels from 0 to 255."""
+def converted(images: tf.Tensor, converter: Any) -> tf.Tensor:
+    """Applies the scale and offset of KerasHub's converter to float32 pixels from 0 to 255."""
     if converter.scale is not None:
         images = images * tf.constant(converter.scale, tf.float32)
     if converter.offset is not None:

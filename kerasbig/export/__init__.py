@@ -9,13 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerasbig.export.bundles import bundle, hdf5, litert, saved_model
+    from kerasbig.export.bundles import bundle, hdf5, litert, onnx, saved_model
     from kerasbig.export.generator_predictors import Generator, HDF5Generator, SavedModelGenerator
+    from kerasbig.export.image_predictors import ImagePredictor
     from kerasbig.export.litert_generator import LiteRTGenerator
     from kerasbig.export.loading import load
     from kerasbig.export.manifests import read_manifest
     from kerasbig.export.parity import ExportError
-    from kerasbig.export.predictors import HDF5Predictor, LiteRTPredictor, Predictor, SavedModelPredictor, predictions
+    from kerasbig.export.predictors import HDF5Predictor, LiteRTPredictor, OnnxPredictor, Predictor, SavedModelPredictor, predictions
     from kerasbig.export.twin import float32_twin
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "Generator",
     "HDF5Generator",
     "HDF5Predictor",
+    "ImagePredictor",
     "LiteRTGenerator",
     "LiteRTPredictor",
+    "OnnxPredictor",
     "Predictor",
     "SavedModelGenerator",
     "SavedModelPredictor",
@@ -33,6 +36,7 @@ __all__ = [
     "hdf5",
     "litert",
     "load",
+    "onnx",
     "predictions",
     "read_manifest",
     "saved_model",
@@ -44,8 +48,10 @@ _MODULES = {
     "Generator": "generator_predictors",
     "HDF5Generator": "generator_predictors",
     "HDF5Predictor": "predictors",
+    "ImagePredictor": "image_predictors",
     "LiteRTGenerator": "litert_generator",
     "LiteRTPredictor": "predictors",
+    "OnnxPredictor": "predictors",
     "Predictor": "predictors",
     "SavedModelGenerator": "generator_predictors",
     "SavedModelPredictor": "predictors",
@@ -54,6 +60,7 @@ _MODULES = {
     "hdf5": "bundles",
     "litert": "bundles",
     "load": "loading",
+    "onnx": "bundles",
     "predictions": "predictors",
     "read_manifest": "manifests",
     "saved_model": "bundles",

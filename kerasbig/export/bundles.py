@@ -25,13 +25,16 @@ from kerasbig.export.manifests import (
     size_of,
 )
 from kerasbig.export.parity import run_checks
+from kerasbig.export.to_onnx import require_onnx
 from kerasbig.export.twin import float32_twin
 from kerasbig.files import replacing_folder
 from kerasbig.remote import require_local
 
-FORMATS = ("saved_model", "hdf5", "litert")
+FORMATS = ("saved_model", "hdf5", "litert", "onnx")
+# ONNX needs an extra.
+DEFAULT_FORMATS = FORMATS[:3]
 QUANTIZATIONS = ("dynamic", "int8", "float16")
-PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "h5py", "ai-edge-litert", "tokenizers", "numpy")
+PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "h5py", "ai-edge-litert", "tokenizers", "numpy", "onnx", "tf2onnx")
 
 Model: TypeAlias = keras.Model
 
@@ -39,7 +42,7 @@ Model: TypeAlias = keras.Model
 def bundle(
     model: Model,
     path: str | os.PathLike[str],
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     *,
     quantize: str | None = "dynamic",
     version: int = 1,
@@ -53,14 +56,15 @@ def bundle(
     older SavedModel versions may be of older ones, to go back to.
 
     Args:
-        model: A KerasHub BERT classifier, or GPT-2 generator, with its preprocessor. In bfloat16 or float16 it is exported
-            in float32.
+        model: A KerasHub BERT classifier, GPT-2 generator or image classifier, or a detector of
+            `kerasbig.vision.vit_detector`, with its preprocessor. In bfloat16 or float16 it is exported in float32.
         path: The Bundle's folder.
-        formats: Out of "saved_model", "hdf5" and "litert".
+        formats: Out of "saved_model", "hdf5", "litert" and, where `pip install 'kerasbig[onnx]'` was run, "onnx".
         quantize: The LiteRT file's numbers: "dynamic" for int8 weights, "int8" for int8 activations too, which takes a
-            classifier from `kerasbig.compress.quantize_model`, "float16" for float16 weights, or None for float32.
+            model from `kerasbig.compress.quantize_model` that is no generator, "float16" for float16 weights, or None for float32.
         version: The SavedModel's version, the name of its folder.
-        examples: Texts that each file must answer as the model does. By default some that are hard to tokenize.
+        examples: Texts that each file must answer as the model does, by default some that are hard to tokenize; of an image
+            model paths, bytes of files or uint8 (h, w, 3) arrays, by default small pictures of each kind of file.
         metrics: Figures to keep in the manifest, such as the test accuracy.
         overwrite: Whether formats that exist may be replaced. With a different model the formats that are not exported
             again are removed; older SavedModel versions stay if a newer one is written.
@@ -69,7 +73,8 @@ def bundle(
         The Bundle's folder.
 
     Raises:
-        TypeError: If `model` is no KerasHub BERT classifier or GPT-2 generator.
+        TypeError: If `model` is none of these.
+        ImportError: If "onnx" is asked for without its extra.
         ValueError: If a format, `quantize`, `version`, `examples` or `metrics` is not valid.
         FileExistsError: If a format or version exists, or belongs to a different model, without `overwrite`; or if the
             folder is not a Bundle.
@@ -91,6 +96,11 @@ def bundle(
     if rounding == "int8" and not kind.int8_activations:
         raise ValueError(f"Expected quantize out of dynamic, float16, None for a {kind.task}. Received: 'int8'. Take 'dynamic'.")
     kind.exporter.require(model, rounding)
+    missing = [name for name in formats if name not in kind.predictors]
+    if missing:
+        raise ValueError(f"Expected formats out of {', '.join(kind.predictors)} for a {kind.task}. Received: {missing[0]!r}.")
+    if "onnx" in formats:
+        require_onnx()
     target = require_local(path)
     mark = fingerprint(model)
     kept = plan(target, formats, version, mark, overwrite)
@@ -116,12 +126,13 @@ def saved_model(
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes a SavedModel that takes raw texts: `bundle` with one format.
+    """Writes a SavedModel that takes raw texts, or the bytes of images: `bundle` with one format.
 
     Signatures of a classifier: `serving_default` from string `text` (B,) to `label`, `label_id` and `probabilities`, or
     to `value` for regression; `logits` from `text` to `logits`. Of a generator: `serving_default` from `text` (B,) and
     the scalars `max_tokens`, `temperature` (0 is greedy), `top_k`, `top_p`, `repetition_penalty` and `seed` to the `text`
-    that comes after; `generate_xla`, the same compiled by XLA; `score` from `text` to `log_likelihood` and `tokens`.
+    that comes after; `generate_xla`, the same compiled by XLA; `score` from `text` to `log_likelihood` and `tokens`. Of
+    image models: see docs/export.md.
 
     Args:
         model: As in `bundle`.
@@ -185,7 +196,7 @@ def litert(
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes a LiteRT file and its `tokenizer.json`: `bundle` with one format.
+    """Writes a LiteRT file and its `tokenizer.json` or `images.json`: `bundle` with one format.
 
     Args:
         model: As in `bundle`.
@@ -207,6 +218,39 @@ def litert(
         'float16'
     """
     return bundle(model, path, ("litert",), quantize=quantize, examples=examples, metrics=metrics, overwrite=overwrite)
+
+
+def onnx(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    examples: Sequence[Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes an ONNX file that says in its metadata how texts or images go in: `bundle` with one format.
+
+    Args:
+        model: As in `bundle`, but no generator.
+        path: The Bundle's folder.
+        examples: As in `bundle`.
+        metrics: As in `bundle`.
+        overwrite: As in `bundle`.
+
+    Returns:
+        The Bundle's folder.
+
+    Raises:
+        ImportError: Without `pip install 'kerasbig[onnx]'`.
+
+    Example:
+        >>> import kerasbig as kb, tempfile
+        >>> model = kb.vision.vit_classifier(("cat", "dog"), size="lite-2", image_shape=(16, 16, 3))
+        >>> folder = onnx(model, tempfile.mkdtemp() + "/pets")
+        >>> (folder / "model.onnx").is_file()
+        True
+    """
+    return bundle(model, path, ("onnx",), examples=examples, metrics=metrics, overwrite=overwrite)
 
 
 def _checked_formats(formats: Sequence[str]) -> tuple[str, ...]:

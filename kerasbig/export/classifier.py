@@ -13,6 +13,7 @@ import numpy as np
 from kerasbig.export.parity import Expected, ExportError, checked_examples
 from kerasbig.export.to_hdf5 import write_hdf5
 from kerasbig.export.to_litert import write_litert
+from kerasbig.export.to_onnx import write_text_onnx
 from kerasbig.export.to_saved_model import write_saved_model
 from kerasbig.export.twin import class_names_of, is_quantized, litert_twin, logits_of, require_classifier, tokenized
 
@@ -63,6 +64,8 @@ def write(format: str, model: Model, twin: Model, folder: Path, quantize: str | 
         tokenizer = twin.preprocessor.tokenizer
         # KerasHub keeps the vocabulary in a file of its own and forgets `split_on_cjk`.
         write_hdf5(twin, folder, {"vocabulary": list(tokenizer.get_vocabulary()), "split_on_cjk": tokenizer.split_on_cjk})
+    elif format == "onnx":
+        write_text_onnx(twin, folder)
     else:
         write_litert(model if quantize == "int8" else twin, folder, quantize)
 

@@ -1,6 +1,6 @@
 """Runs an exported file the way a stranger would: a script for a fresh process, where `import kerasbig` fails.
 
-    python -P fresh_check.py saved_model|hdf5|litert JOB.json RESULT.json
+    python -P fresh_check.py saved_model|hdf5|litert|onnx JOB.json RESULT.json
 
 JOB: {"path": folder or file, "texts": [...]}. RESULT: {"logits": [[...]], ...} and what else the format answers.
 Kept free of KerasBig on purpose: it is also the shortest example of how each format is used.
@@ -93,6 +93,25 @@ def check_litert(path: str, texts: list[str]) -> dict:
     return {"logits": logits, "token_ids": token_ids, "tensorflow": "tensorflow" in sys.modules}
 
 
+def check_onnx(path: str, texts: list[str]) -> dict:
+    """Needs onnx, onnxruntime, tokenizers and numpy."""
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    onnx.checker.check_model(onnx.load(f"{path}/model.onnx"), full_check=True)
+    session = onnxruntime.InferenceSession(f"{path}/model.onnx", providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_str(session.get_modelmeta().custom_metadata_map["tokenizer"])
+    token_ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    logits = []
+    for row in token_ids:
+        shape = (1, len(row))
+        inputs = {"token_ids": [row], "padding_mask": np.ones(shape), "segment_ids": np.zeros(shape)}
+        logits.append(session.run(["logits"], {name: np.asarray(value, "int32") for name, value in inputs.items()})[0][0].tolist())
+    return {"logits": logits, "token_ids": token_ids}
+
+
 if __name__ == "__main__":
     kind, job_file, result_file = sys.argv[1:]
     with open(job_file, encoding="utf-8") as stream:
@@ -100,6 +119,6 @@ if __name__ == "__main__":
     if kind == "hdf5":
         answers = check_hdf5(job["path"], job["texts"], scratch=result_file)
     else:
-        answers = {"saved_model": check_saved_model, "litert": check_litert}[kind](job["path"], job["texts"])
+        answers = {"saved_model": check_saved_model, "litert": check_litert, "onnx": check_onnx}[kind](job["path"], job["texts"])
     with open(result_file, "w", encoding="utf-8") as stream:
         json.dump(answers, stream)

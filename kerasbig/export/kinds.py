@@ -84,6 +84,7 @@ KINDS = (
             "saved_model": "predictors.SavedModelPredictor",
             "hdf5": "predictors.HDF5Predictor",
             "litert": "predictors.LiteRTPredictor",
+            "onnx": "predictors.OnnxPredictor",
         },
         parts=("BertTextClassifier", "BertBackbone", "BertTextClassifierPreprocessor", "BertTokenizer"),
         tokenizer="WordPiece",
@@ -100,6 +101,31 @@ KINDS = (
         },
         parts=("GPT2CausalLM", "GPT2Backbone", "GPT2CausalLMPreprocessor", "GPT2Tokenizer"),
         tokenizer="BPE",
+    ),
+    # A class before those that it is made from: the first that fits is the kind of a model.
+    Kind(
+        task="image-classifier",
+        model="ImageClassifier",
+        module="image_classifier",
+        predictors={
+            "saved_model": "image_predictors.SavedModelImageClassifier",
+            "hdf5": "image_predictors.HDF5ImageClassifier",
+            "litert": "image_predictors.LiteRTImageClassifier",
+            "onnx": "image_predictors.OnnxImageClassifier",
+        },
+        int8_activations=True,
+    ),
+    Kind(
+        task="object-detector",
+        model="ObjectDetector",
+        module="object_detector",
+        predictors={
+            "saved_model": "image_predictors.SavedModelObjectDetector",
+            "hdf5": "image_predictors.HDF5ObjectDetector",
+            "litert": "image_predictors.LiteRTObjectDetector",
+            "onnx": "image_predictors.OnnxObjectDetector",
+        },
+        int8_activations=True,
     ),
 )
 

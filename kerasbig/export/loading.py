@@ -18,28 +18,30 @@ from kerasbig.export.manifests import (
     read_json,
     read_manifest,
 )
+from kerasbig.export.predictors import require_onnx_file
 
 if TYPE_CHECKING:
     from kerasbig.export.generator_predictors import Generator
+    from kerasbig.export.image_predictors import ImagePredictor
     from kerasbig.export.predictors import Predictor
 
 
 def load(
     path: str | os.PathLike[str], format: str | None = None, *, version: int | None = None, verify: bool = True
-) -> Predictor | Generator:
+) -> Predictor | Generator | ImagePredictor:
     """Loads an exported model.
 
-    A SavedModel is code that TensorFlow runs: load only those you trust. HDF5 runs nothing; LiteRT runs its own
+    A SavedModel is code that TensorFlow runs: load only those you trust. HDF5 runs nothing; LiteRT and ONNX run their own
     operations on a file that is not checked beyond its hash.
 
     Args:
-        path: A Bundle; or a version folder, `model.weights.h5` or `model.tflite` in one.
-        format: "saved_model", "hdf5" or "litert". By default the first of saved_model, litert, hdf5 that is there.
+        path: A Bundle; or a version folder, `model.weights.h5`, `model.tflite` or `model.onnx` in one.
+        format: "saved_model", "hdf5", "litert" or "onnx". By default the first of saved_model, litert, hdf5, onnx that is there.
         version: The SavedModel's version. The latest if None.
         verify: Whether the files are compared with the manifest's SHA-256 first.
 
     Returns:
-        A `Predictor` of that format; of a text generator a `Generator`.
+        A `Predictor` of that format; of a text generator a `Generator`, of an image model an `ImagePredictor`.
 
     Raises:
         FileNotFoundError: If the file or format is missing.
@@ -59,7 +61,7 @@ def load(
     manifest = read_manifest(folder)
     present = manifest["formats"]
     if format is None:
-        format = next((name for name in ("saved_model", "litert", "hdf5") if name in present), "saved_model")
+        format = next((name for name in ("saved_model", "litert", "hdf5", "onnx") if name in present), "saved_model")
     if format not in present or (version is not None and str(version) not in manifest["saved_model_versions"]):
         what = format if version is None else f"version {version} of saved_model"
         raise FileNotFoundError(f"Expected {what} in {str(folder)!r}. It has: {', '.join(present)}. Add it with kb.export.bundle.")
@@ -86,10 +88,11 @@ def _located(path: Path, format: str | None, version: int | None) -> tuple[Path,
             f"Expected a Bundle or a file in one. Received: {str(path)!r}, which is not there. Write one with kb.export.bundle."
         )
     if path.is_file():
-        named = {".h5": "hdf5", ".tflite": "litert"}.get(path.suffix)
+        named = {".h5": "hdf5", ".tflite": "litert", ".onnx": "onnx"}.get(path.suffix)
         if named is None or path.name != SINGLE_FILES[named][0] or format not in (None, named):
             raise ValueError(
-                f"Expected model.weights.h5 or model.tflite, or a Bundle's folder. Received: {str(path)!r} as format={format!r}."
+                "Expected model.weights.h5, model.tflite or model.onnx, or a Bundle's folder. "
+                f"Received: {str(path)!r} as format={format!r}."
             )
         return path.parent, named, None
     if (path / "saved_model.pb").is_file() and path.name.isdecimal():
@@ -97,14 +100,14 @@ def _located(path: Path, format: str | None, version: int | None) -> tuple[Path,
     return path, format, version
 
 
-def _opened(task: str | None, folder: Path, format: str | None, version: int | None) -> Predictor | Generator:
+def _opened(task: str | None, folder: Path, format: str | None, version: int | None) -> Predictor | Generator | ImagePredictor:
     if format is None or (format == "saved_model" and version is None):
         raise FileNotFoundError(
             f"Expected a Bundle, a folder with {MANIFEST_FILE}. Received: {str(folder)!r}. Write one with kb.export.bundle."
         )
     place = folder / str(version) if format == "saved_model" else folder
     kind = kind_called(task) if task else _kind_by_itself(place, format)
-    opened: Predictor | Generator = kind.predictor(format)(place)
+    opened: Predictor | Generator | ImagePredictor = kind.predictor(format)(place)
     return opened
 
 
@@ -112,9 +115,16 @@ def _kind_by_itself(place: Path, format: str) -> Kind:
     """Returns the kind of files that have no manifest beside them."""
     if format == "saved_model":
         return kind_called(str(read_json(place / "assets.extra" / TASK_FILE)["task"]))
-    file = place / SINGLE_FILES[format][1]
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(require_onnx_file(place)), providers=["CPUExecutionProvider"])
+        return kind_called(session.get_modelmeta().custom_metadata_map.get("task", "none"))
+    file = next((place / name for name in SINGLE_FILES[format][1:] if (place / name).is_file()), place / SINGLE_FILES[format][1])
     content = read_json(file)
+    # Of images, LiteRT's own file says it, and `model.json` beside what Keras reads.
+    task = content.get("images", content).get("task")
     for kind in KINDS:
-        if content.get("class_name") in kind.parts or content.get("model", {}).get("type") == kind.tokenizer:
+        if task == kind.task or content.get("class_name") in kind.parts or content.get("model", {}).get("type", "") == kind.tokenizer:
             return kind
     raise ValueError(f"Expected {str(file)!r} to be of {' or '.join(kind.task for kind in KINDS)}. It is altered: export the Bundle again.")

@@ -17,8 +17,12 @@ TASK_FILE = "task.json"
 FORMAT_VERSION = 1
 # The largest, a vocabulary of a million tokens, is below.
 _LARGEST_JSON = 64 * 2**20
-# The files of the formats that have one place in a Bundle.
-SINGLE_FILES = {"hdf5": ("model.weights.h5", "model.json"), "litert": ("model.tflite", "tokenizer.json")}
+# The files of the formats that have one place in a Bundle; of a text model's tokenizer and an image model's facts one is there.
+SINGLE_FILES = {
+    "hdf5": ("model.weights.h5", "model.json"),
+    "litert": ("model.tflite", "tokenizer.json", "images.json"),
+    "onnx": ("model.onnx",),
+}
 
 
 def read_manifest(bundle: str | os.PathLike[str]) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def files_of(manifest: dict[str, Any], format: str, version: int | None = None) 
 
     Args:
         manifest: A Bundle's manifest.
-        format: "saved_model", "hdf5" or "litert".
+        format: "saved_model", "hdf5", "litert" or "onnx".
         version: The SavedModel's version; the latest if None.
     """
     files: dict[str, str] = manifest["files"]

@@ -26,7 +26,7 @@ class Predictor(Protocol):
 
     Attributes:
         path: The folder or file it was loaded from.
-        format: "saved_model", "hdf5" or "litert".
+        format: "saved_model", "hdf5", "litert" or "onnx".
         class_names: Names in the order of the logits; None for regression.
     """
 
@@ -51,7 +51,7 @@ class SavedModelPredictor:
         import tensorflow_text  # noqa: F401
 
         self.path = path
-        self.class_names = _class_names(path / "assets.extra" / CLASSES_FILE)
+        self.class_names = class_names_in(path / "assets.extra" / CLASSES_FILE)
         # The loaded object owns the variables: without it the signature stops working.
         self._loaded = tf.saved_model.load(str(path))
         signature = self._loaded.signatures["logits"]
@@ -79,7 +79,7 @@ class HDF5Predictor:
 
         weights, config = (path / name for name in SINGLE_FILES["hdf5"])
         self.path = weights
-        self.class_names = _class_names(path / CLASSES_FILE)
+        self.class_names = class_names_in(path / CLASSES_FILE)
         self.model = read_model(config, weights)
         self.model.class_names = self.class_names
         function = text_to_logits(self.model)
@@ -107,12 +107,12 @@ class LiteRTPredictor:
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         from tokenizers import Tokenizer
 
-        model, tokenizer = (path / name for name in SINGLE_FILES["litert"])
+        model, tokenizer = (path / name for name in SINGLE_FILES["litert"][:2])
         for file in (model, tokenizer):
             if not file.is_file():
                 raise FileNotFoundError(f"Expected {file.name} in {str(path)!r}. Export the Bundle again.")
         self.path = model
-        self.class_names = _class_names(path / CLASSES_FILE)
+        self.class_names = class_names_in(path / CLASSES_FILE)
         self.threads = threads or min(2, os.cpu_count() or 1)
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         truncation = self._tokenizer.truncation
@@ -136,7 +136,7 @@ class LiteRTPredictor:
 
     def bytes_on_disk(self) -> int:
         """Returns the size of the model and the tokenizer."""
-        return sum(size_of(self.path.parent / name) for name in SINGLE_FILES["litert"])
+        return sum(size_of(self.path.parent / name) for name in SINGLE_FILES["litert"][:2])
 
     def _run(self, token_ids: list[int]) -> np.ndarray:
         width = min(padded_length(len(token_ids), fine=self._fine), self._longest)
@@ -167,6 +167,65 @@ class LiteRTPredictor:
         if len(self._interpreters) > (_INTERPRETERS if self._fine else _INTERPRETERS // 2):
             self._interpreters.popitem(last=False)
         return self._interpreters[width]
+
+
+class OnnxPredictor:
+    """An ONNX file with its tokenizer in its metadata, run by ONNX Runtime on the CPU, without TensorFlow.
+
+    Args:
+        path: The folder of `model.onnx` and `classes.json`.
+        threads: Threads of one run; by default 2, or 1 where there is one core.
+    """
+
+    format = "onnx"
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self.path = require_onnx_file(path)
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        self.class_names = class_names_in(path / CLASSES_FILE)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or min(2, os.cpu_count() or 1)
+        self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_str(self._session.get_modelmeta().custom_metadata_map["tokenizer"])
+
+    def logits(self, inputs: Sequence[str]) -> np.ndarray:
+        """Returns float32 (N, C) logits of N raw texts, in their order."""
+        return _in_batches(self._run, inputs, self.class_names)
+
+    def bytes_on_disk(self) -> int:
+        """Returns the size of the file."""
+        return size_of(self.path)
+
+    def _run(self, texts: list[str]) -> np.ndarray:
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        shape = (len(rows), max(map(len, rows)))
+        token_ids, mask = np.zeros(shape, "int32"), np.zeros(shape, "int32")
+        for place, row in enumerate(rows):
+            token_ids[place, : len(row)], mask[place, : len(row)] = row, 1
+        answer: np.ndarray = self._session.run(
+            ["logits"], {"token_ids": token_ids, "padding_mask": mask, "segment_ids": np.zeros(shape, "int32")}
+        )[0]
+        return answer
+
+
+def require_onnx_file(folder: Path) -> Path:
+    """Returns the ONNX file of a folder, if ONNX Runtime is there to run it.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ImportError: If the package is.
+    """
+    file = folder / SINGLE_FILES["onnx"][0]
+    if not file.is_file():
+        raise FileNotFoundError(f"Expected {file.name} in {str(folder)!r}. Export the Bundle again.")
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        message = "Expected the package 'onnxruntime' to load ONNX, which is not installed. Run: pip install 'kerasbig[onnx]'"
+        raise ImportError(message, name="onnxruntime") from error
+    return file
 
 
 def predictions(logits: np.ndarray, class_names: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -248,7 +307,13 @@ def checked_texts(inputs: Sequence[str], name: str = "inputs") -> list[str]:
     return list(inputs)
 
 
-def _class_names(file: Path) -> tuple[str, ...] | None:
+def class_names_in(file: Path) -> tuple[str, ...] | None:
+    """Reads a file of class names; None for regression.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it holds no names.
+    """
     names = read_json(file)
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise ValueError(f"Expected {str(file)!r} to be a list of class names, or null. It is altered: export the Bundle again.")

@@ -40,6 +40,11 @@ def write_hdf5(model: keras.Model, folder: Path, tokenizer_parts: Mapping[str, A
         tokenizer_parts: What KerasHub leaves out of the tokenizer's configuration, such as the vocabulary.
     """
     (folder / CONFIG_FILE).write_text(json.dumps(model_config(model, tokenizer_parts), ensure_ascii=False), encoding="utf-8")
+    save_weights(model, folder)
+
+
+def save_weights(model: keras.Model, folder: Path) -> None:
+    """Writes `model.weights.h5`, compressed, into a folder."""
     raw = folder / "raw.weights.h5"
     try:
         model.save_weights(raw)

@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from kerasbig.export.signatures import trim
 
+_IMAGE_TASKS = (keras_hub.models.ImageClassifier, keras_hub.models.ObjectDetector)
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
 
 def float32_twin(model: keras.Model) -> keras.Model:
     """Rebuilds a model in float32 with the same weights, those of clustered, quantized and LoRA layers as they compute.
@@ -20,7 +23,7 @@ def float32_twin(model: keras.Model) -> keras.Model:
     float32 too. The twin shares the model's preprocessor and is not compiled; the model itself is left as it is.
 
     Args:
-        model: A KerasHub BERT classifier, CausalLM or ImageClassifier with its preprocessor.
+        model: A KerasHub BERT classifier, CausalLM, ImageClassifier or ObjectDetector with its preprocessor.
 
     Returns:
         A new model of the same class and with the same `class_names`.
@@ -38,20 +41,25 @@ def float32_twin(model: keras.Model) -> keras.Model:
     """
     if isinstance(model, keras_hub.models.CausalLM):
         return _rebuilt_generator(model)
-    if isinstance(model, keras_hub.models.ImageClassifier | keras_hub.models.ObjectDetector):
+    if isinstance(model, _IMAGE_TASKS):
         return _rebuilt_image_task(model)
     require_classifier(model)
     return _rebuilt(model, model.backbone.max_sequence_length)
 
 
-def litert_twin(model: keras_hub.models.BertTextClassifier, *, int8: bool) -> keras_hub.models.BertTextClassifier:
-    """Returns a float32 twin whose position table ends at `sequence_length`, beyond which no token ever stands.
+def litert_twin(model: keras.Model, *, int8: bool) -> keras.Model:
+    """Returns a float32 twin as a LiteRT file is made of it.
+
+    The position table of a text classifier ends at `sequence_length`, beyond which no token ever stands.
 
     Args:
-        model: The model.
+        model: A classifier of texts or an image task.
         int8: Whether layers from `kerasbig.compress.quantize_model` keep their quantizers.
     """
-    twin = _rebuilt(model, min(model.backbone.max_sequence_length, model.preprocessor.sequence_length))
+    if isinstance(model, _IMAGE_TASKS):
+        twin = _rebuilt_image_task(model)
+    else:
+        twin = _rebuilt(model, min(model.backbone.max_sequence_length, model.preprocessor.sequence_length))
     if int8:
         for own, source in zip(_kernel_layers(twin), _kernel_layers(model), strict=True):
             if hasattr(source, "compression"):
@@ -182,7 +190,7 @@ def _checked_weights(model: keras.Model, twin: keras.Model) -> list[tuple[keras.
 
 
 def _kernel_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding)
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding, *_CONVOLUTIONS)
     return [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kinds)]
 
 

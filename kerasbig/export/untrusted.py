@@ -15,7 +15,7 @@ from kerasbig.export.kinds import KINDS
 from kerasbig.export.manifests import read_json
 from kerasbig.export.to_hdf5 import expand_weights, is_clustered
 
-_MOST_PARAMETERS = 2 * 10**9
+MOST_PARAMETERS = 2 * 10**9
 # All that the configurations of models that are exported are made of. A Lambda, or any other layer, is not among them.
 _KNOWN_CLASSES = {**{part: "keras_hub" for kind in KINDS for part in kind.parts}, "DTypePolicy": "keras"}
 _MODELS = tuple(kind.parts[0] for kind in KINDS if kind.parts)
@@ -31,6 +31,16 @@ def read_model(config_file: Path, weights_file: Path) -> keras.Model:
     """
     config = read_json(config_file)
     _check_config(config, str(config_file))
+    return rebuilt(config, config_file, weights_file)
+
+
+def rebuilt(config: Any, config_file: Path, weights_file: Path) -> keras.Model:
+    """Builds a model from a configuration that was checked, and loads its weights.
+
+    Raises:
+        FileNotFoundError: If the weights are missing.
+        ValueError: If Keras cannot build it, or the weights file links elsewhere or does not fit the model.
+    """
     if not weights_file.is_file():
         raise FileNotFoundError(f"Expected {weights_file.name} in {str(weights_file.parent)!r}. Export the Bundle again.")
     try:
@@ -101,7 +111,7 @@ def _size(name: str, dataset: h5py.Dataset, file: Path) -> int:
 def _check_config(config: Any, where: str) -> None:
     if not isinstance(config, dict) or config.get("class_name") not in _MODELS:
         raise ValueError(f"Expected {where!r} to be the configuration of a {' or '.join(_MODELS)}. Export the Bundle again.")
-    for part in _objects(config, where, 0):
+    for part in objects_of(config, where):
         package = str(part.get("module", "")).split(".")[0]
         if _KNOWN_CLASSES.get(str(part["class_name"])) != package:
             known = ", ".join(_KNOWN_CLASSES)
@@ -113,11 +123,11 @@ def _check_config(config: Any, where: str) -> None:
         parameters = rows * width + int(backbone["num_layers"]) * (4 * width * width + 2 * width * inner)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Expected {where!r} to have the sizes of a backbone. It is altered: export the Bundle again.") from error
-    if parameters > _MOST_PARAMETERS:
-        raise ValueError(f"Expected a model of at most {_MOST_PARAMETERS:,} parameters in {where!r}. Received: {parameters:,}.")
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(f"Expected a model of at most {MOST_PARAMETERS:,} parameters in {where!r}. Received: {parameters:,}.")
 
 
-def _objects(value: Any, where: str, depth: int) -> Iterator[dict[str, Any]]:
+def objects_of(value: Any, where: str, depth: int = 0) -> Iterator[dict[str, Any]]:
     """Yields every serialized object inside a configuration."""
     if depth > 32:
         raise ValueError(f"Expected {where!r} to be nested at most 32 deep.")
@@ -125,11 +135,11 @@ def _objects(value: Any, where: str, depth: int) -> Iterator[dict[str, Any]]:
         if "class_name" in value:
             yield value
         for part in value.values():
-            yield from _objects(part, where, depth + 1)
+            yield from objects_of(part, where, depth + 1)
     elif isinstance(value, list):
         for part in value:
             if isinstance(part, dict | list):
-                yield from _objects(part, where, depth + 1)
+                yield from objects_of(part, where, depth + 1)
 
 
 def _first_line(error: Exception) -> str:

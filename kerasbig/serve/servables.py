@@ -303,7 +303,8 @@ def _empty_value(spec: TensorSpec) -> np.ndarray | None:
         return None
     shape = [1 if size is None else size for size in spec.shape or ()]
     if spec.dtype == tf.string:
-        return np.full(shape, b"", object)
+        # An image model looks no further at what is no image.
+        return np.full(shape, tf.io.encode_png(np.zeros((1, 1, 3), "uint8")).numpy() if spec.name == "image" else b"", object)
     # A scalar is a setting: more of them are in range at 1 than at 0.
     return np.full(shape, 0 if shape else 1, spec.dtype.as_numpy_dtype)
 
@@ -317,6 +318,6 @@ def model_error(error: tf.errors.OpError) -> ServingError:
     """
     code = error_codes_pb2.Code.Name(error.error_code) if error.error_code in error_codes_pb2.Code.values() else "INTERNAL"
     noise = ("Graph execution error", "Detected at node", "<stack traces", "[[{{")
-    lines = [re.sub(r"\s*\[Op:[^\]]*\]", "", line).strip() for line in str(error.message).splitlines()]
+    lines = [re.sub(r"\s*\[Op:[^\]]*\]|\{\{function_node [^}]*\}\}\s*", "", line).strip() for line in str(error.message).splitlines()]
     kept = " ".join(line for line in lines if line and not line.startswith(noise))
     return ServingError(code, f"The model refused the input: {kept or 'TensorFlow gave no reason'}")

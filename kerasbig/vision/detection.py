@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from kerasbig.data.image_batches import input_size, original_boxes, predict_image_logits, require_converter, resize_of, resize_plan
 from kerasbig.data.images import ImageFiles
-from kerasbig.vision.fcos import decode, locations
-from kerasbig.vision.suppression import best_boxes
+from kerasbig.decoding.boxes import decode, locations
+from kerasbig.decoding.suppression import best_boxes
 
 # Images whose outputs are in memory at once.
 CHUNK = 256

@@ -60,7 +60,7 @@ class ViTDetector(keras_hub.models.ObjectDetector):
     """A KerasHub object detector on a plain ViT; `vit_detector` builds it.
 
     Input: float32 (B, H, W, 3) after the preprocessor's scale and offset. Output: float32 (B, N, C + 4) for N places on
-    all levels: C logits, then log of the distances to the four sides, in strides; `kerasbig.vision.fcos.decode` makes boxes of
+    all levels: C logits, then log of the distances to the four sides, in strides; `kerasbig.decoding.boxes.decode` makes boxes of
     them and `kerasbig.vision.detect` finished answers. Labels: a dict of float32 (B, M, 4) `boxes`, "xyxy" in pixels of the
     input, and int32 (B, M) `classes`, both filled up with -1.
 

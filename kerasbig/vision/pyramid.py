@@ -91,7 +91,7 @@ def fcos_head(maps: Sequence[Any], num_classes: int, width: int, depth: int) -> 
         depth: Convolutions before the last one, for classes and for boxes each.
 
     Returns:
-        Keras tensor float32 (B, N, C + 4): logits, then log of the distances in strides; see `kerasbig.vision.fcos.decode`.
+        Keras tensor float32 (B, N, C + 4): logits, then log of the distances in strides; see `kerasbig.decoding.boxes.decode`.
     """
     towers = {
         part: [
