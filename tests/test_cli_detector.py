@@ -12,7 +12,9 @@ from PIL import Image
 from test_cli import call, failure, output
 
 import kerasbig as kb
+from kerasbig.cli.explaining import section
 from kerasbig.data.drawing import draw_boxes
+from kerasbig.tasks import TASKS
 
 NAMES = ("rouge", "зелёный")
 
@@ -113,6 +115,23 @@ def test_predict_answers_and_draws(run, scenes, tmp_path, capsys, monkeypatch):
         assert (picture != np.asarray(Image.open(path))).any()
     assert call("predict", str(run), paths[0]) == 0
     assert "left, top, right, bottom" in capsys.readouterr().out
+
+
+def test_explain(run, scenes, tmp_path, capsys, monkeypatch):
+    whole, box = kb.vision.detect, kb.explain.box
+    monkeypatch.setattr(kb.vision, "detect", lambda model, images: whole(model, images, score_threshold=0.0, max_detections=2))
+    monkeypatch.setattr(kb.explain, "box", lambda model, image, number: box(model, image, number, score_threshold=0.0))
+    words = ("explain", str(run), str(scenes / "0.png"), "--method", "integrated_gradients", "--out", str(tmp_path / "page.html"))
+    result = output(capsys, *words, "--json")
+    assert [explanation["label"].split(" at ")[0] in NAMES for explanation in result["explanations"]] == [True, True]
+    assert call(*words, "--overwrite") == 0
+    assert "strongest places" in capsys.readouterr().out
+    code, line = failure(capsys, *words, "--class", "rouge", "--overwrite")
+    assert (code, "Expected images alone for an object detector" in line) == (2, True)
+    line = failure(capsys, "report", str(run), "--data", str(scenes), "--out", str(tmp_path / "other"))[1]
+    assert "of object-detector. Use kerasbig evaluate for each." in line
+    with pytest.raises(ValueError, match=r"Received: object-detector\. Use kerasbig explain RUN PHOTO\."):
+        section(None, TASKS["object-detector"], [], 2, 0)
 
 
 def test_errors(run, tmp_path, capsys):

@@ -56,6 +56,31 @@ def test_learns_two_images_by_heart(trained):
         assert found.classes[order].tolist() == classes[wanted].tolist()
 
 
+@pytest.mark.parametrize("method", ["lime", "shap", "integrated_gradients"])
+def test_a_box_is_explained_by_what_is_in_it(method, trained, tmp_path):
+    model, examples, _ = trained
+    found = kb.vision.detect(model, examples.inputs)[0]
+    path = str(tmp_path / "scene.png")
+    Image.fromarray(examples.inputs[0]).save(path)
+    explanation = kb.explain.explain(kb.explain.box(model, path, len(found) - 1), path, method, progress=False)
+    left, top, right, bottom = found.boxes[-1]
+    name = f"{examples.classes[found.classes[-1]]} at " + ", ".join(f"{side:.0f}" for side in found.boxes[-1])
+    # A box agrees with itself, as much as it scores.
+    assert explanation.scores == {name: pytest.approx(float(found.scores[-1]), abs=1e-3)}
+    strongest = explanation.case.segments == explanation.top(most=1)[0][0]
+    rows, columns = np.nonzero(strongest)
+    assert top - 2 <= rows.mean() <= bottom + 2
+    assert left - 2 <= columns.mean() <= right + 2
+
+
+def test_what_cannot_be_explained(trained):
+    model, examples, _ = trained
+    with pytest.raises(ValueError, match=r"Expected the number of a box that is found, from 0\. Received: number=99, with \d found above"):
+        kb.explain.box(model, examples.inputs[0], 99)
+    with pytest.raises(TypeError, match=r"Expected a detector\. Received: Sequential"):
+        kb.explain.box(keras.Sequential(), examples.inputs[0])
+
+
 def test_saved_and_read_back_it_answers_the_same(trained, tmp_path):
     model, examples, _ = trained
     before = model.predict(examples.inputs, verbose=0)

@@ -48,11 +48,17 @@ def explain(
     model, name, task, run = _opened(folder, form, method)
     from kerasbig import explain as explaining
     from kerasbig import report as pages
-    from kerasbig.cli.explaining import explain_examples
+    from kerasbig.cli.explaining import explain_boxes, explain_examples
     from kerasbig.cli.output import print_json
 
-    of = explaining.subject(model)
-    found = [explaining.explain(of, text, method, target=targets or None, seed=seed, truncate=truncate) for text in texts]
+    if task == "object-detector":
+        _refuse_for_boxes(targets, examples, form)
+        each = [explain_boxes(model, path, method, seed=seed) for path in texts]
+        texts = [path for path, boxes in zip(texts, each, strict=True) for _ in boxes]
+        found = [explanation for boxes in each for explanation in boxes]
+    else:
+        of = explaining.subject(model)
+        found = [explaining.explain(of, text, method, target=targets or None, seed=seed, truncate=truncate) for text in texts]
     parts = [explanation.to_html(whole=False) for explanation in found]
     if examples:
         from kerasbig.cli.answer import run_examples
@@ -78,6 +84,13 @@ def _check_usage(folder: str, inputs: tuple[str, ...], method: str, examples: in
         raise click.UsageError("Expected --data with --examples. Received: --data alone. Say how many with --examples.")
     if examples and (Path(folder) / "manifest.json").is_file():
         raise click.UsageError(f"Expected --examples with a Run, which knows its data. Received: {folder!r}, a Bundle. Give INPUTs.")
+
+
+def _refuse_for_boxes(targets: tuple[str, ...], examples: int, form: str | None) -> None:
+    if targets or examples or form:
+        raise click.UsageError(
+            "Expected images alone for an object detector, whose best boxes are explained. Received: --class, --examples or --format."
+        )
 
 
 def _opened(folder: str, form: str | None, method: str) -> tuple[Any, str, str, Any]:

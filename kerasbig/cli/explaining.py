@@ -8,11 +8,27 @@ from typing import Any
 
 import numpy as np
 
-from kerasbig import data, explain
+from kerasbig import data, explain, vision
 from kerasbig.cli.output import note
 from kerasbig.tasks import Task
 
 SHOWN = 5
+# The best boxes of an image that are explained, as the likeliest classes are.
+BOXES = 3
+
+
+def explain_boxes(model: Any, path: str, method: str, *, seed: int = 0, most: int = BOXES) -> list[explain.Explanation]:
+    """Explains the best boxes that a detector finds in an image; none if it finds none.
+
+    Args:
+        model: The detector.
+        path: The image.
+        method: The method.
+        seed: For methods that draw random numbers.
+        most: How many boxes at most.
+    """
+    count = min(most, len(vision.detect(model, [path])[0]))
+    return [explain.explain(explain.box(model, path, number), path, method, seed=seed) for number in range(count)]
 
 
 def explain_examples(model: Any, inputs: Any, count: int, method: str, *, seed: int = 0) -> tuple[list[explain.Explanation], list[str]]:
@@ -56,5 +72,7 @@ def section(model: Any, task: Task, inputs: Sequence[Any], count: int, seed: int
     """
     if not task.explainers or count < 0:
         raise ValueError(f"Expected --explain with a classifier or a regression, and 0 or more. Received: {count} for {task.name}.")
+    if task.name == "object-detector":
+        raise ValueError("Expected --explain with a classifier or a regression. Received: object-detector. Use kerasbig explain RUN PHOTO.")
     method = "shap" if importlib.util.find_spec("shap") is not None else "integrated_gradients"
     return explain_examples(model, inputs, count, method, seed=seed)[1]

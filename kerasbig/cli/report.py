@@ -20,6 +20,8 @@ COLUMNS = {
     "latency_ms": "latency",
     "max_logit_difference": "logits differ",
 }
+# The tasks whose answers are compared by their logits.
+COMPARED = ("text-classifier", "image-classifier", "face-classifier")
 
 
 @click.command()
@@ -49,6 +51,10 @@ def report(folders: tuple[str, ...], data: str | None, out: str, explain: int, o
     from kerasbig import report as pages
 
     run = next(iter(runs.values()))
+    if run.task.name not in COMPARED:
+        raise ValueError(
+            f"Expected Runs of {', '.join(COMPARED)}. Received: {next(iter(runs))!r}, of {run.task.name}. Use kerasbig evaluate for each."
+        )
     examples = run_examples(run, data)
     note(f"Measuring on {len(examples):,} examples of {examples.source} ({examples.role}) ...")
     compared = compress.compare(_variants(folders, runs), examples)

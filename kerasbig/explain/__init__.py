@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kerasbig.explain.attention_maps import attention, rollout
+    from kerasbig.explain.boxes import box
     from kerasbig.explain.explanation import Explanation
     from kerasbig.explain.faithful import Faithfulness, faithfulness
     from kerasbig.explain.gradients import integrated_gradients
@@ -26,6 +27,7 @@ __all__ = [
     "Overview",
     "Subject",
     "attention",
+    "box",
     "explain",
     "faithfulness",
     "integrated_gradients",
@@ -44,6 +46,7 @@ _MODULES = {
     "Overview": "overviews",
     "Subject": "subjects",
     "attention": "attention_maps",
+    "box": "boxes",
     "explain": "methods",
     "faithfulness": "faithful",
     "integrated_gradients": "gradients",

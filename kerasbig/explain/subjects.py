@@ -34,6 +34,7 @@ class Subject:
         model: The Keras model, where there is one to take gradients and attention from.
         differentiable: From a TensorFlow tensor (N, H, W, C) to one of (N, C) scores; None where there is none.
         logits: What an exported model answers before any activation; None for others. It cuts long texts without a word.
+        reads: The Keras model at whose size image files are read; `model` where there is one.
     """
 
     kind: str | None
@@ -42,6 +43,7 @@ class Subject:
     model: keras.Model | None = None
     differentiable: Callable[[Any], Any] | None = None
     logits: Callable[[Any], np.ndarray] | None = None
+    reads: keras.Model | None = None
 
     def methods(self, kind: str) -> tuple[str, ...]:
         """Returns the methods that fit it, for "text" or "image"."""
@@ -188,9 +190,10 @@ def read_image(of: Subject, path: str | os.PathLike[str]) -> np.ndarray:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected an image for this model, as an array (height, width, channels) or a file. Received: {path!r}.")
-    if of.model is None or image_converter(of.model) is None:
+    model = of.reads or of.model
+    if model is None or image_converter(model) is None:
         return data.decode(path)
-    return data.fitted_pixels(of.model, [os.fspath(path)])[0]
+    return data.fitted_pixels(model, [os.fspath(path)])[0]
 
 
 def require_method(of: Subject, kind: str, method: str) -> None:
