@@ -51,9 +51,10 @@ EVERY_BUILDER = {
     for optimizer in (("sgd", "adamw above rounding") if name == "bert_classifier" else ("adamw above rounding",))
 }
 CASES = BROKEN | RIGHT | EVERY_BUILDER
-# Three processes share two cores here, so they train the builder with classes, and all options at once.
+# Processes share two cores here: two train every builder, three the one with classes, and both all options at once.
 FEW = ("all at once", "bert_classifier, sgd", "bert_classifier, adamw above rounding")
-FORMS = {"2 replicas": CASES, "2 workers": CASES, "3 workers": {name: CASES[name] for name in FEW}}
+TOGETHER = {name: CASES[name] for name in ("all at once", "raw strings", "a replica without examples")}
+FORMS = {"2 replicas": CASES, "2 workers": TOGETHER | EVERY_BUILDER, "3 workers": {name: CASES[name] for name in FEW}}
 
 
 def train(folder: Path, strategy: str, cases: dict[str, Any], *, workers: int = 1, **plan: Any) -> list[dict[str, np.ndarray]]:
@@ -136,7 +137,7 @@ def test_equals_one_device(form: str, folder: Path, one_device: dict[str, np.nda
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_workers_that_read_files_of_their_own_equal_one_device(folder: Path) -> None:
-    cases = {"files": SMALL | {"folder": str(folder)}}
+    cases = {"files": {"builder": "small", "optimizer": "adamw above rounding", "folder": str(folder)}}
     (one,) = train(folder, "one", cases)
     for found in train(folder, "multi_worker", cases, workers=2):
         # Predictions come in the order of the files.

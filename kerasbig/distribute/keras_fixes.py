@@ -7,7 +7,8 @@ tests show each failure of stock Keras with `xfail(strict=True)`, so that a rele
 Mended: gradients of lookups that all examples share (the positions of a ViT), which Adam squares replica by replica;
 clipping, which must see the sum over all replicas; batches that split unevenly; `steps_per_execution`,
 `gradient_accumulation_steps`, `ema_overwrite_frequency` and `jit_compile`, which need a graph without branches around
-what replicas do together; and everything that several workers need at all.
+what replicas do together; convolutions of no rows at all, which oneDNN cannot differentiate; and everything that several
+workers need at all.
 
 Source: Keras 3.15, `src/backend/tensorflow/trainer.py`, `src/backend/tensorflow/optimizer.py`.
 """
@@ -31,7 +32,7 @@ from kerasbig.distribute.refusals import check_training
 TESTED_KERAS = "3.15."
 
 _Trainer = keras_trainer.TensorFlowTrainer
-# Rows of the batch that this replica trains on; each replica is traced in a thread of its own.
+# Rows of the batch that this replica computes, inside of a step; each replica is traced in a thread of its own.
 _rows = threading.local()
 
 
@@ -88,6 +89,7 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
     if training:
         check_training(self)
         _mend_optimizer(self.optimizer)
+        vars(self)["call"] = types.MethodType(_call_with_a_row, self)
     # XLA takes the computation, not what replicas do together, so the step is compiled from within.
     step = _compiled_train_step(self) if training and self.jit_compile else step_function
     strategy = self.distribute_strategy
@@ -95,7 +97,11 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
     def replica_step(data: Any) -> Any:
         data = keras.tree.map_structure(_of_any_size, data)
         _rows.count = _number_of_rows(data)
-        return step(data)
+        _rows.inside = True
+        try:
+            return step(data)
+        finally:
+            _rows.inside = False
 
     def run(batches: Sequence[Any], phases: Sequence[tuple[bool, bool]]) -> Any:
         outputs = None
@@ -120,6 +126,17 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
         return traced(tuple(batches), phases)
 
     return function
+
+
+def _call_with_a_row(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls the model on one row of zeros where its replica has none, and returns none of it."""
+    call = type(self).call.__get__(self)
+    if not getattr(_rows, "inside", False):
+        return call(inputs, *args, **kwargs)
+    rows = _number_of_rows(inputs)
+    missing = tf.cast(tf.equal(rows, 0), tf.int32)
+    filled = keras.tree.map_structure(lambda item: tf.pad(item, [[0, missing], *[[0, 0]] * (len(item.shape) - 1)]), inputs)
+    return keras.tree.map_structure(lambda output: output[:rows], call(filled, *args, **kwargs))
 
 
 def _of_any_size(item: Any) -> Any:
