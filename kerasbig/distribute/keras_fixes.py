@@ -32,7 +32,7 @@ from kerasbig.distribute.refusals import check_training
 TESTED_KERAS = "3.15."
 
 _Trainer = keras_trainer.TensorFlowTrainer
-# Rows of the batch that this replica computes, inside of a step; each replica is traced in a thread of its own.
+# Rows of the batch that this replica trains on; each replica is traced in a thread of its own.
 _rows = threading.local()
 
 
@@ -55,7 +55,7 @@ def repaired(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
     def init(self: Any) -> None:
         stock_init(self)
-        for method in (_make_function, _maybe_symbolic_build):
+        for method in (_make_function, _maybe_symbolic_build, make_predict_function):
             vars(self)[method.__name__] = types.MethodType(method, self)
 
     def refuse(self: Any, step_function: Any) -> Any:
@@ -86,10 +86,10 @@ def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = Non
 def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Returns what runs the next steps: fetches their batches first, so that the graph holds no branch."""
     training = step_function == self.train_step
+    vars(self)["call"] = types.MethodType(_call_with_a_row, self)
     if training:
         check_training(self)
         _mend_optimizer(self.optimizer)
-        vars(self)["call"] = types.MethodType(_call_with_a_row, self)
     # XLA takes the computation, not what replicas do together, so the step is compiled from within.
     step = _compiled_train_step(self) if training and self.jit_compile else step_function
     strategy = self.distribute_strategy
@@ -97,11 +97,7 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
     def replica_step(data: Any) -> Any:
         data = keras.tree.map_structure(_of_any_size, data)
         _rows.count = _number_of_rows(data)
-        _rows.inside = True
-        try:
-            return step(data)
-        finally:
-            _rows.inside = False
+        return step(data)
 
     def run(batches: Sequence[Any], phases: Sequence[tuple[bool, bool]]) -> Any:
         outputs = None
@@ -128,10 +124,16 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
     return function
 
 
+def make_predict_function(self: Any, force: bool = False) -> Any:
+    """Makes Keras's own, for a model that is never called on no rows."""
+    vars(self)["call"] = types.MethodType(_call_with_a_row, self)
+    return type(self).make_predict_function(self, force)
+
+
 def _call_with_a_row(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls the model on one row of zeros where its replica has none, and returns none of it."""
     call = type(self).call.__get__(self)
-    if not getattr(_rows, "inside", False):
+    if not tf.distribute.has_strategy() or tf.distribute.in_cross_replica_context():
         return call(inputs, *args, **kwargs)
     rows = _number_of_rows(inputs)
     missing = tf.cast(tf.equal(rows, 0), tf.int32)
