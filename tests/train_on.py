@@ -78,7 +78,9 @@ def own_files(case: dict[str, Any]) -> tf.data.Dataset:
 
     if not os.environ.get("TF_CONFIG"):
         halves = [tf.data.TextLineDataset(file).map(parse).batch(4) for file in files]
-        return tf.data.Dataset.zip(*halves).map(lambda *parts: tf.nest.map_structure(lambda *both: tf.concat(both, 0), *parts))
+        both = tf.data.Dataset.zip(*halves).map(lambda *parts: tf.nest.map_structure(lambda *both: tf.concat(both, 0), *parts))
+        # At the end of data of unknown size Keras on one device may count a step that it did not make, which Adam corrects by.
+        return both.apply(tf.data.experimental.assert_cardinality(4))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.FILE
     return tf.data.TextLineDataset(files).map(parse).batch(8).with_options(options)
