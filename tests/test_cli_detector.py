@@ -154,3 +154,16 @@ def test_drawing_outlines_the_box():
     assert red.sum() == 2 * 9 + 2 * 11 - 4
     labelled = np.asarray(draw_boxes(np.zeros((80, 90, 3), "uint8"), np.array([[4, 5, 50, 60], [0, 0, 0, 0]]), ["#ff0000"] * 2, ["a", "b"]))
     assert (labelled[..., 0] == 255).sum() > 200
+
+
+@pytest.mark.slow
+def test_a_run_is_compressed_and_exported_in_int8(run, tmp_path, capsys):
+    small = tmp_path / "small"
+    assert call("compress", str(run), "--prune", "0.5", "--cluster", "16", "--qat", "--epochs", "1", "--out", str(small)) == 0
+    from kerasbig.run import open_run
+
+    rows = open_run(small).config["layers"]
+    assert all(abs(row["sparsity"] - 0.5) < 0.02 for row in rows if row["kind"] in ("Dense", "EinsumDense"))
+    capsys.readouterr()
+    found = output(capsys, "export", str(small), "--to", str(tmp_path / "found"), "--format", "litert", "--quantize", "int8", "--json")
+    assert found["manifest"]["formats"]["litert"]["quantize"] == "int8"

@@ -132,3 +132,13 @@ def test_a_run_is_compressed(run: Path, tmp_path: Path, capsys: Any) -> None:
     assert len(kernels) == 1
     assert np.mean(kernels[0] == 0) == pytest.approx(0.5, abs=0.01)
     assert json.loads((pruned / "config.json").read_text())["options"]["compression"]["distill_to"] == "1"
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_for_int8_and_exported(run: Path, tmp_path: Path, capsys: Any) -> None:
+    small = tmp_path / "small"
+    assert call("compress", str(run), "--cluster", "16", "--qat", "--epochs", "1", "--out", str(small)) == 0
+    assert "test_int8" in open_run(small).metrics
+    capsys.readouterr()
+    found = output(capsys, "export", str(small), "--to", str(tmp_path / "pets"), "--format", "litert", "--quantize", "int8", "--json")
+    assert found["manifest"]["formats"]["litert"]["quantize"] == "int8"

@@ -261,3 +261,15 @@ def test_ignored_boxes_do_not_teach():
     examples = Examples(np.zeros((1, 32, 32, 3), "uint8"), boxes, CLASSES, [1], "made", "train")
     _, labels = next(iter(kb.data.batches(examples, small(), batch_size=1)))
     assert labels["classes"].numpy().tolist() == [[0]]
+
+
+def test_a_detector_is_taught_by_another():
+    images, boxes = framed_scenes(4)
+    examples = Examples(images, boxes, CLASSES, [1, 2, 3, 4], "made", "train")
+    teacher, student = (kb.vision.vit_detector(CLASSES, size="lite-2", image_shape=(32, 32, 3), patch_size=8) for _ in range(2))
+    distiller = kb.compress.distill(teacher, student)
+    kb.vision.compile_object_detector(distiller, keras.optimizers.SGD(1e-3))
+    watch = kb.vision.CocoMetrics(examples)
+    history = distiller.fit(kb.data.batches(examples, student, batch_size=2), epochs=1, verbose=0, callbacks=[watch]).history
+    assert history["student_loss"][0] > 0
+    assert "val_map" in history

@@ -68,9 +68,17 @@ def distill(
         losses = [_Logits(temperature=temperature, loss=keras.losses.KLDivergence())]
     for teacher_layer, student_layer in (features or {}).items():
         losses.append(distillation.FeatureDistillation(loss="mse", teacher_layer_name=teacher_layer, student_layer_name=student_layer))
-    distiller = distillation.Distiller(teacher, student, losses, student_loss_weight=student_loss_weight)
+    kind = _BoxDistiller if hasattr(student, "joined_labels") else distillation.Distiller
+    distiller = kind(teacher, student, losses, student_loss_weight=student_loss_weight)
     distiller.class_names = getattr(student, "class_names", None)
     return distiller
+
+
+class _BoxDistiller(distillation.Distiller):
+    """Keras's distiller for a student whose labels are a dict, which its loss takes joined."""
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
+        return super().compute_loss(x, self.student.joined_labels(y), y_pred, sample_weight, training)
 
 
 class _Logits(distillation.LogitsDistillation):

@@ -211,6 +211,7 @@ class CocoMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measures and adds to the logs."""
         if not self._last or (epoch + 1) % self.every == 0:
-            self._last = measure_detector(self.model, self._examples, batch_size=self._batch_size)
+            detector = getattr(self.model, "student", self.model)  # of a distiller
+            self._last = measure_detector(detector, self._examples, batch_size=self._batch_size)
         if logs is not None:
             logs.update({f"val_{name}": value for name, value in self._last.items()})

@@ -125,6 +125,11 @@ class ViTDetector(keras_hub.models.ObjectDetector):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    @staticmethod
+    def joined_labels(y: Any) -> Any:
+        """Returns labels as the loss takes them, float32 (B, M, 5); a distiller asks for it."""
+        return packed(y)
+
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """Joins boxes and classes to what a Keras loss takes."""
         return super().compute_loss(x=x, y=packed(y), y_pred=y_pred, sample_weight=sample_weight, training=training)
@@ -242,16 +247,16 @@ def compile_object_detector(model: keras.Model, optimizer: keras.optimizers.Opti
     """Compiles a detector with `kerasbig.vision.fcos.FcosLoss`.
 
     Args:
-        model: A model from `vit_detector`.
+        model: A model from `vit_detector`, or a distiller whose student is one.
         optimizer: Any Keras optimizer; by default AdamW with a learning rate of 1e-4.
 
     Example:
         >>> model = vit_detector(("cat",), size="lite-2", image_shape=(16, 16, 3))
         >>> compile_object_detector(model, keras.optimizers.SGD(0.1))
-        >>> type(model.optimizer).__name__
-        'SGD'
     """
-    model.compile("auto" if optimizer is None else optimizer)
+    detector = getattr(model, "student", model)
+    chosen = optimizer or keras.optimizers.AdamW(1e-4, weight_decay=0.05)
+    model.compile(chosen, FcosLoss(detector.image_shape, detector.pyramid), jit_compile=False)
 
 
 def photo_shape(inputs: Any, patch_size: int | None = None) -> tuple[int, int, int]:
