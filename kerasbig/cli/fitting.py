@@ -82,9 +82,10 @@ def _check_batches(batch_size: int, count: int, replicas: int) -> None:
 
 def load_splits(options: FitOptions, classes: Sequence[str] | None = None) -> Splits:
     """Reads the data that the options name."""
-    names = ("text", "label", "regression", "validation", "test", "seed", "encoding", "separator", "image", "images", "skip_bad")
+    names = ("text", "label", "regression", "validation", "test", "seed", "encoding", "separator", "image", "images", "skip_bad", "unseen")
     chosen = {name: getattr(options, name) for name in names}
-    return find_task(options.task).load(options.data, options.task, classes=classes, **chosen)
+    # Who is set aside is drawn from all, and so are the others found again.
+    return find_task(options.task).load(options.data, options.task, classes=None if options.unseen else classes, **chosen)
 
 
 def prepare(options: FitOptions, splits: Splits, hidden_dim: int, out: str, *, overwrite: bool) -> tuple[dict[str, Any], Path]:
@@ -221,14 +222,16 @@ def save(
 ) -> Run:
     """Measures the model and writes its Run with the report."""
     task = find_task(options.task)
-    measured = {role: task.measure(result.model, getattr(splits, role), splits.classes) for role in ("validation", "test")}
+    task.complete(result.model, splits)
+    roles = [role for role in ("validation", "test", "unseen") if getattr(splits, role) is not None]
+    measured = {role: task.measure(result.model, getattr(splits, role), splits.classes) for role in roles}
     metrics = {role: seen.metrics for role, seen in measured.items()}
     if ranges is not None:
         as_int8 = compress.quantize_model(export.float32_twin(result.model), ranges=ranges)
         metrics["test_int8"] = task.measure(as_int8, splits.test, splits.classes).metrics
     config = describe(options.task, asdict(options)) | {
         "data": {
-            "examples": {role: len(getattr(splits, role)) for role in ("train", "validation", "test")},
+            "examples": {role: len(getattr(splits, role)) for role in ("train", *roles)},
             "sha256": _fingerprint(splits),
         },
         "padding": result.padding,
@@ -318,7 +321,7 @@ def make_optimizer(options: FitOptions, steps: int) -> keras.optimizers.Optimize
 def _fingerprint(splits: Splits) -> str:
     """Returns a SHA-256 over all texts and targets, in their order; for image files over their names and sizes."""
     digest = hashlib.sha256()
-    for examples in (splits.train, splits.validation, splits.test):
+    for examples in (splits.train, splits.validation, splits.test, *([splits.unseen] if splits.unseen is not None else [])):
         if isinstance(examples, Documents):
             digest.update(examples.sha256.encode())
             continue
