@@ -19,6 +19,7 @@ import numpy as np
 from kerasbig import compress, data, distribute, export, remote, report
 from kerasbig.arguments import require_size
 from kerasbig.cli import explaining
+from kerasbig.cli.faces import compared_faces
 from kerasbig.cli.objects import found_objects
 from kerasbig.cli.options import FitOptions
 from kerasbig.cli.output import note
@@ -240,7 +241,7 @@ def save(
     }
     with replacing_folder(out, overwrite=overwrite) as temporary:
         write_run(temporary, result.model, config=config, metrics=metrics, history=result.history, ranges=ranges)
-        summary = _summary(result, splits, config, measured["test"], name=Path(out).name)
+        summary = _summary(result, splits, config, measured, name=Path(out).name)
         if options.explain:
             explanations = explaining.section(result.model, task, splits.test.inputs, options.explain, options.seed)
             summary = replace(summary, explanations=explanations)
@@ -248,8 +249,11 @@ def save(
     return open_run(out)
 
 
-def _summary(result: Fit, splits: Splits, config: Mapping[str, Any], measured: Measured, *, name: str) -> report.RunSummary:
+def _summary(
+    result: Fit, splits: Splits, config: Mapping[str, Any], roles: Mapping[str, Measured], *, name: str
+) -> report.RunSummary:
     """Gathers what a Run's page shows."""
+    measured = roles["test"]
     padding, training = result.padding, config["training"]
     facts = {
         "source": splits.test.source,
@@ -273,6 +277,10 @@ def _summary(result: Fit, splits: Splits, config: Mapping[str, Any], measured: M
     test = splits.test
     if measured.found is not None:
         return replace(summary, monitor=find_task(config["task"]).monitor, objects=found_objects(test, *measured.found))
+    compared = roles.get("unseen", measured)
+    if compared.pairs is not None:
+        faces = compared_faces(splits.unseen or test, compared.pairs, getattr(result.model, "threshold", None))
+        summary = replace(summary, faces=faces)
     if measured.logits is None:
         return summary
     return replace(

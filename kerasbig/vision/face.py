@@ -107,6 +107,11 @@ class FaceModel:
         metrics = [LabelAccuracy()] if metrics == "auto" else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)  # type: ignore[misc]
 
+    def compile_from_config(self, config: Any) -> None:
+        """Compiles as before it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
         names = ("num_classes", "embedding_dim", "head", "margin", "scale", "pooling", "dropout", "threshold")

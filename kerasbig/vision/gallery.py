@@ -147,6 +147,9 @@ class Gallery:
         model: A model from `face_classifier`.
         trained: Whether the people that it was trained on are in the gallery from the start.
 
+    Raises:
+        ValueError: If the model does not name them.
+
     Example:
         >>> from kerasbig.vision.face import face_classifier
         >>> model = face_classifier(("Ada", "Emmy"), size="lite-2", image_shape=(16, 16, 3))
@@ -161,6 +164,8 @@ class Gallery:
         self._sums: dict[str, np.ndarray] = {}
         self._known: dict[str, np.ndarray] = {}
         if trained:
+            if getattr(model, "class_names", None) is None:
+                raise ValueError("Expected model.class_names, the people that it was trained on. Received: none. Set them, or pass trained=False.")
             directions = np.asarray(model.get_layer("predictions").kernel, "float32").T
             self._known = dict(zip(model.class_names, directions, strict=True))
 
@@ -239,7 +244,7 @@ class Gallery:
         """
         width = self.model.get_layer(EMBEDDING).output.shape[-1]
         sums = np.stack(list(self._sums.values())) if self._sums else np.zeros((0, width), "float32")
-        hidden = [name for name in self.model.class_names if name not in self.names]
+        hidden = [name for name in getattr(self.model, "class_names", None) or () if name not in self.names]
         with replacing_file(path) as temporary, open(temporary, "wb") as stream:
             np.savez(
                 stream, names=np.array(self.enrolled, "U"), sums=sums.astype("float32"), removed=np.array(hidden, "U"), probe=self._probe()
@@ -260,7 +265,7 @@ class Gallery:
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"Expected a gallery at {str(file)!r}, but there is none. Save one with Gallery.save.")
-        gallery = cls(model)
+        gallery = cls(model, trained=getattr(model, "class_names", None) is not None)
         names, sums, removed, probe = _read_arrays(file)
         own = gallery._probe()
         if probe.shape != own.shape or float(probe @ own) < PROBE_AGREEMENT:
