@@ -228,9 +228,7 @@ def _build_face_classifier(classes: Sequence[str], train: Examples, options: Map
     side = options["image_size"]
     if options["preset"]:
         shape = None if side is None else (side, side, 3)
-        return vision.face_classifier(
-            classes, preset=options["preset"], image_shape=shape, pooling=options["pooling"] or "token", **shared
-        )
+        return vision.face_classifier(classes, preset=options["preset"], image_shape=shape, pooling=options["pooling"] or "token", **shared)
     patch = options["patch_size"]
     shape = vision.fitting_shape(train.inputs, patch, FACE_SIDE) if side is None else (side, side, 3)
     shared |= {"patch_size": patch, "stem": options["stem"], "pooling": options["pooling"] or "flatten"}

@@ -103,7 +103,7 @@ def vit_classifier(*, stem: bool = False) -> Built:
 
 
 def drawn_faces(people: int, photos: int, side: int = 16, seed: int = 0) -> kb.data.Examples:
-    """Draws faces: colours of skin and hair, distance of the eyes, and height of hair and mouth are a person's own; light and place are not."""
+    """Draws faces: colours of skin and hair, and where eyes, hair and mouth are, belong to a person; light and place do not."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:side, 0:side] / (side - 1)
     images = []

@@ -14,7 +14,20 @@ from test_cli import call, failure, output
 import kerasbig as kb
 from kerasbig.run import open_run
 
-TINY = ["--size", "lite-2", "--image-size", "16", "--epochs", "2", "--precision", "float32", "--learning-rate", "0.003", "--batch-size", "16"]
+TINY = [
+    "--size",
+    "lite-2",
+    "--image-size",
+    "16",
+    "--epochs",
+    "2",
+    "--precision",
+    "float32",
+    "--learning-rate",
+    "0.003",
+    "--batch-size",
+    "16",
+]
 
 
 def write_photos(root: Path, examples: kb.data.Examples) -> Path:

@@ -249,9 +249,7 @@ def save(
     return open_run(out)
 
 
-def _summary(
-    result: Fit, splits: Splits, config: Mapping[str, Any], roles: Mapping[str, Measured], *, name: str
-) -> report.RunSummary:
+def _summary(result: Fit, splits: Splits, config: Mapping[str, Any], roles: Mapping[str, Measured], *, name: str) -> report.RunSummary:
     """Gathers what a Run's page shows."""
     measured = roles["test"]
     padding, training = result.padding, config["training"]

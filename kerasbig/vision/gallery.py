@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,9 @@ def embed(model: keras.Model, images: Any, *, batch_size: int = 64) -> np.ndarra
 
 def embed_and_classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """Returns what `embed` does and the logits, float32 (N, C), in one pass."""
-    if not isinstance(model, FaceModel):
+    # Keras's own attributes come from the class beside it.
+    kind: Any = FaceModel
+    if not isinstance(model, kind):
         raise TypeError(f"Expected a model from kerasbig.vision.face_classifier. Received: {type(model).__name__}.")
     inputs = images if isinstance(images, np.ndarray | ImageFiles) else ImageFiles.read(images)
     examples = Examples(inputs, np.zeros(len(inputs), "int32"), None, list(range(len(inputs))), "", "all")
@@ -165,7 +166,9 @@ class Gallery:
         self._known: dict[str, np.ndarray] = {}
         if trained:
             if getattr(model, "class_names", None) is None:
-                raise ValueError("Expected model.class_names, the people that it was trained on. Received: none. Set them, or pass trained=False.")
+                raise ValueError(
+                    "Expected model.class_names, the people that it was trained on. Received: none. Set them, or pass trained=False."
+                )
             directions = np.asarray(model.get_layer("predictions").kernel, "float32").T
             self._known = dict(zip(model.class_names, directions, strict=True))
 
@@ -296,4 +299,6 @@ def _read_arrays(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
             raise ValueError("its arrays do not fit together")
         return names, sums, removed, probe
     except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"Expected {str(file)!r} to be a gallery as Gallery.save writes it. Received: {error}. Enrol the people again.") from None
+        raise ValueError(
+            f"Expected {str(file)!r} to be a gallery as Gallery.save writes it. Received: {error}. Enrol the people again."
+        ) from None

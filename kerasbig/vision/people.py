@@ -29,7 +29,8 @@ def complete_faces(model: keras.Model, splits: Splits[Examples]) -> None:
     chosen = splits.validation if splits.unseen is None else splits.unseen
     if splits.unseen is None:
         logger.warning(
-            "The threshold is chosen on people the model was trained on; new people need a higher one. Set some aside with unseen (--unseen 0.2)."
+            "The threshold is chosen on people the model was trained on; new people need a higher one. "
+            "Set some aside with unseen (--unseen 0.2)."
         )
     pairs = Pairs.of(embed(model, chosen.inputs), chosen.targets)
     model.threshold = choose_threshold(pairs.similarities, pairs.same)
@@ -76,7 +77,4 @@ def answer_faces(model: keras.Model, inputs: Sequence[str]) -> list[dict[str, An
         N dicts of `identity` (None where nobody is near enough), `similarity` and `nearest`.
     """
     gallery = getattr(model, "gallery", None) or Gallery(model)
-    return [
-        {"identity": match.identity, "similarity": match.similarity, "nearest": match.nearest}
-        for (match,) in gallery.identify(inputs)
-    ]
+    return [{"identity": match.identity, "similarity": match.similarity, "nearest": match.nearest} for (match,) in gallery.identify(inputs)]

@@ -97,9 +97,7 @@ def choose_threshold(
     return float((refused + above.min()) / 2) if len(above) else float(np.nextafter(refused, np.inf))
 
 
-def roc(
-    similarities: Sequence[float] | np.ndarray, same: Sequence[bool] | np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def roc(similarities: Sequence[float] | np.ndarray, same: Sequence[bool] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tells what each threshold would accept, from none to all.
 
     Args:
