@@ -320,8 +320,9 @@ TASKS: dict[str, Task] = {
         defaults={
             "size": "lite-2",
             "stem": True,
-            "dropout": 0.1,
-            "drop_path": 0.1,
+            "patch_size": 8,
+            "dropout": 0.0,
+            "drop_path": 0.0,
             "resize": "stretch",
             "augment": "faces",
             "batch_size": 32,

@@ -27,7 +27,7 @@ TASK_OPTIONS = {
     "object-detector": tuple(name for name in IMAGE_OPTIONS if name != "image"),
 }
 # What only a model from scratch has.
-FROM_SCRATCH = ("size", "stem")
+FROM_SCRATCH = ("size", "stem", "patch_size")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 

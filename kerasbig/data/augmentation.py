@@ -71,7 +71,7 @@ class Augmentation:
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(),
     "light": Augmentation(shift=0.1, zoom=0.1, rotate=10, label_smoothing=0.1),
-    "faces": Augmentation(shift=0.1, zoom=0.1, rotate=10, brightness=0.2, flip=True),
+    "faces": Augmentation(shift=0.05, zoom=0.05, rotate=5, brightness=0.2, flip=True),
     "medium": Augmentation(shift=0.1, zoom=0.15, rotate=10, cutmix=1.0, label_smoothing=0.1),
     "strong": Augmentation(shift=0.1, zoom=0.2, rotate=10, rand_augment=0.5, mixup=0.8, cutmix=1.0, label_smoothing=0.1),
 }
