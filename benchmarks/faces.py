@@ -5,8 +5,9 @@
 
 FOLDER has one sub-folder a person with at least ten photographs each, such as "The Database of Faces" of AT&T Laboratories Cambridge
 (40 people). Each row is `kerasbig train face-classifier` and `kerasbig evaluate` in processes of their own, with the command's
-defaults. `identification`: the first five photographs a person, one of them for validation, are to train on and the others to test.
-`verification`: three quarters of the people, the first by number, are to train on; figures are over all pairs of photographs of the others.
+defaults. `identification`: the first five photographs a person are to train on and the others to test. `verification`: three quarters of
+the people, the first by number, are to train on; figures are over all pairs of photographs of the others. Both are so little that none
+is kept for validation: the epoch is chosen by the loss on the photographs trained on, and nothing is chosen by those that count.
 `threshold` sets a fifth of the people to train on aside to choose a threshold that accepts 1 % of the different, and counts what it
 accepts of the people that neither saw.
 """
@@ -56,10 +57,13 @@ def measure(name: str, people: dict[str, list[Path]], work: Path, arguments: arg
     train = copied({person: people[person][:most] for person in known}, work / "train")
     if name == "identification":
         tested = copied({person: people[person][PHOTOS:] for person in known}, work / "test")
-        data = ["--data", f"train={train},test={tested}", "--validation", "0.1"]
+        data = ["--data", f"train={train},validation={train},test={tested}"]
+    elif name == "verification":
+        tested = copied({person: people[person] for person in names if person not in known}, work / "test")
+        data = ["--data", f"train={train},validation={train},test={train}"]
     else:
         tested = copied({person: people[person] for person in names if person not in known}, work / "test")
-        data = ["--data", train, "--test", "0.1", *(["--unseen", "0.2"] if name == "threshold" else [])]
+        data = ["--data", train, "--test", "0.1", "--unseen", "0.2"]
     tiny = ["--size", "lite-2", "--image-size", "16", "--epochs", "1", "--precision", "float32"] if arguments.quick else []
     _, seconds = kerasbig("train", "face-classifier", *data, "--seed", str(arguments.seed), *tiny, "--out", work / "run")
     own = [] if name == "identification" else ["--data", tested]

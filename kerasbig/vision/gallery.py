@@ -27,6 +27,8 @@ _EMBEDDERS: WeakKeyDictionary[keras.Model, keras.Model] = WeakKeyDictionary()
 def embed(model: keras.Model, images: Any, *, batch_size: int = 64) -> np.ndarray:
     """Turns photographs of faces into unit vectors; the cosine of two tells how alike the faces are.
 
+    A vector is the mean of those of the photograph and of its mirror image, which tells strangers apart better than one alone.
+
     Args:
         model: A model from `face_classifier`.
         images: N paths, `kerasbig.data.ImageFiles`, or uint8 (N, H, W, 3).
@@ -58,9 +60,18 @@ def embed_and_classify(model: keras.Model, images: Any, *, batch_size: int = 64)
     dataset = image_batches(examples, model, batch_size=batch_size, cache=False).map(lambda batch, _: batch[IMAGES])
     if model not in _EMBEDDERS:
         with model.distribute_strategy.scope():
-            _EMBEDDERS[model] = keras.Model(model.inputs, [model.get_layer(EMBEDDING).output, model.outputs[0]])
+            _EMBEDDERS[model] = _embedder(model)
     embeddings, logits = _EMBEDDERS[model].predict(dataset, verbose=0)
     return np.asarray(embeddings, "float32"), np.asarray(logits, "float32")
+
+
+def _embedder(model: keras.Model) -> keras.Model:
+    """Returns a model of both outputs, the embedding that of an image and its mirror image together."""
+    both = keras.Model(model.inputs, [model.get_layer(EMBEDDING).output, model.outputs[0]])
+    images = keras.layers.Input(shape=model.inputs[0].shape[1:], name=IMAGES)
+    embedding, logits = both(images)
+    mirrored, _ = both(keras.ops.flip(images, axis=2))
+    return keras.Model(images, [keras.layers.UnitNormalization(dtype="float32")(embedding + mirrored), logits])
 
 
 @dataclass(frozen=True)
