@@ -22,6 +22,8 @@ from kerasbig.tasks import Task, find_task
 FORMAT_VERSION = 1
 # The rest of the folder: config.json, classes.json, history.csv, metrics.json, report.html and, if it was trained for int8:
 RANGES_FILE = "ranges.json"
+# For faces: who was enrolled after the training.
+GALLERY_FILE = "gallery.npz"
 PRESET_FOLDER = "preset"
 PACKAGES = ("kerasbig", "tensorflow", "keras", "keras-hub", "tensorflow-text", "tensorflow-model-optimization", "numpy")
 
@@ -89,6 +91,9 @@ class Run:
             ) from error
         model.class_names = self.classes
         self.task.compile(model, None)
+        gallery = self.folder / GALLERY_FILE
+        if self.task.read_gallery is not None and gallery.is_file():
+            model.gallery = self.task.read_gallery(gallery, model)
         return model
 
 
@@ -164,6 +169,8 @@ def write_run(
     """
     model.save_to_preset(str(folder / PRESET_FOLDER))
     files = {"config.json": config, "classes.json": model.class_names, "metrics.json": metrics}
+    if getattr(model, "gallery", None) is not None:
+        model.gallery.save(folder / GALLERY_FILE)
     for name, content in (files if ranges is None else {**files, RANGES_FILE: ranges}).items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     columns = list(dict.fromkeys(name for row in history for name in row))

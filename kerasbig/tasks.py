@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -37,6 +38,8 @@ class Task:
         explainers: The methods of `kerasbig.explain` that fit; none where there are no probabilities.
         monitor: What decides the best epoch, a key of `fit`'s history: the lowest of a loss, the highest of anything else.
         watch: Validation data to callbacks that add to the history what `monitor` needs.
+        read_gallery: Path and model to the people that were enrolled after the training; None where nobody can be.
+        complete: Sets what a trained model keeps beside its weights, from its data.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Task:
     explainers: tuple[str, ...]
     monitor: str = "val_loss"
     watch: Callable[[Any], list[keras.callbacks.Callback]] = lambda validation: []
+    read_gallery: Callable[[Path, keras.Model], Any] | None = None
+    complete: Callable[[keras.Model, Splits], None] = lambda model, splits: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +71,13 @@ class Measured:
         metrics: Flat figures.
         logits: float32 (N, C), which a page can draw from; None where a task has no such thing.
         found: What a detector found, and how well; None for other tasks.
+        pairs: How alike faces are; None for other tasks.
     """
 
     metrics: dict[str, float]
     logits: np.ndarray | None = None
     found: tuple[list[vision.Detections], vision.CocoFigures] | None = None
+    pairs: vision.Pairs | None = None
 
 
 def find_task(name: str) -> Task:
@@ -153,6 +160,29 @@ def _answer_detector(model: keras.Model, inputs: Sequence[str], classes: Sequenc
     return vision.detection_answers(vision.detect(model, inputs), classes or ())
 
 
+def _read_faces(source: Any, task: str, *, classes: Sequence[str] | None, **options: Any) -> Examples:
+    """Reads photographs of people that a model was trained on, or of others."""
+    found = data.read(source, task, **options)
+    names = found.classes or ()
+    if classes is None or not set(names) <= set(classes):
+        return found
+    ids = np.array([list(classes).index(name) for name in names], "int32")
+    return replace(found, targets=ids[found.targets], classes=tuple(classes))
+
+
+def _measure_faces(model: keras.Model, examples: Examples, classes: Sequence[str] | None) -> Measured:
+    known = examples.classes == tuple(classes or ())
+    metrics, logits, pairs = vision.measure_faces(model, examples, known)
+    if logits is not None:
+        told = measure_text(logits, examples.targets, classes)
+        metrics = {"loss": told["loss"], "accuracy": told["accuracy"], **metrics}
+    return Measured(metrics, logits, pairs=pairs)
+
+
+def _answer_faces(model: keras.Model, inputs: Sequence[str], classes: Sequence[str] | None) -> list[dict[str, Any]]:
+    return vision.answer_faces(model, inputs)
+
+
 def _measure_generator(model: keras.Model, documents: Documents, classes: Sequence[str] | None) -> Measured:
     return Measured(data.measure_documents(model, documents))
 
@@ -192,6 +222,19 @@ def _build_image_classifier(classes: Sequence[str], train: Examples, options: Ma
     return vision.vit_classifier(classes, size=options["size"], image_shape=shape, **shared)
 
 
+def _build_face_classifier(classes: Sequence[str], train: Examples, options: Mapping[str, Any]) -> keras.Model:
+    """Builds from a preset, or from a size for small images, which are enough to know a face."""
+    shared = {name: options[name] for name in ("resize", "dropout", "drop_path", "embedding_dim", "head", "margin", "scale", "dtype")}
+    side = options["image_size"]
+    if options["preset"]:
+        shape = None if side is None else (side, side, 3)
+        return vision.face_classifier(classes, preset=options["preset"], image_shape=shape, pooling=options["pooling"] or "token", **shared)
+    patch = options["patch_size"]
+    shape = vision.fitting_shape(train.inputs, patch, FACE_SIDE) if side is None else (side, side, 3)
+    shared |= {"patch_size": patch, "stem": options["stem"], "pooling": options["pooling"] or "flatten"}
+    return vision.face_classifier(classes, size=options["size"], image_shape=shape, **shared)
+
+
 def _build_object_detector(classes: Sequence[str], train: Examples, options: Mapping[str, Any]) -> keras.Model:
     """Builds from a preset, or from a size for images of about the shape of those to train on."""
     shared = {name: options[name] for name in ("resize", "drop_path", "dtype")}
@@ -202,6 +245,9 @@ def _build_object_detector(classes: Sequence[str], train: Examples, options: Map
     shared |= {name: options[name] for name in ("size", "patch_size", "stem", "dropout")}
     return vision.vit_detector(classes, image_shape=shape or vision.photo_shape(train.inputs, options["patch_size"]), **shared)
 
+
+# The largest side of the images that a new model for faces sees.
+FACE_SIDE = 48
 
 TASKS: dict[str, Task] = {
     "text-classifier": Task(
@@ -264,6 +310,38 @@ TASKS: dict[str, Task] = {
         answer=_answer_classifier,
         explainers=("lime", "shap", "integrated_gradients", "attention"),
         preset_class="ImageClassifier",
+    ),
+    "face-classifier": Task(
+        name="face-classifier",
+        load=data.load,
+        read=_read_faces,
+        build=_build_face_classifier,
+        sizes=vision.VIT_SIZES,
+        defaults={
+            "size": "lite-2",
+            "stem": True,
+            "patch_size": 8,
+            "dropout": 0.0,
+            "drop_path": 0.0,
+            "resize": "stretch",
+            "augment": "faces",
+            "batch_size": 32,
+            "patience": 100,
+            "embedding_dim": 128,
+            "head": "arcface",
+            "scale": 16.0,
+        },
+        count=lambda train, options: len(train),
+        evaluation_batch_size=64,
+        steps=(1000, 200),
+        compile=vision.compile_face_classifier,
+        batches=data.batches,
+        measure=_measure_faces,
+        answer=_answer_faces,
+        explainers=(),
+        preset_class="ImageClassifier",
+        read_gallery=vision.Gallery.read,
+        complete=vision.complete_faces,
     ),
     "object-detector": Task(
         name="object-detector",

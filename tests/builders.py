@@ -100,6 +100,34 @@ def vit_classifier(*, stem: bool = False) -> Built:
     return Built(model, batches, next(iter(batches))[0], loss, ["accuracy"])
 
 
+def drawn_faces(people: int, photos: int, side: int = 16, seed: int = 0) -> kb.data.Examples:
+    """Draws faces: colours of skin and hair, and where eyes, hair and mouth are, belong to a person; light and place do not."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:side, 0:side] / (side - 1)
+    images = []
+    for _ in range(people):
+        skin, hair = random.integers(110, 240, 3), random.integers(10, 130, 3)
+        eyes, top, mouth, width = random.uniform((0.1, 0.15, 0.65, 0.08), (0.26, 0.38, 0.85, 0.25))
+        for _ in range(photos):
+            x, y = columns - 0.5 - random.uniform(-0.05, 0.05), rows - random.uniform(-0.05, 0.05)
+            face = np.where((y < top)[..., None], hair, skin).astype("float64")
+            dark = (abs(abs(x) - eyes) < 0.06) & (abs(y - 0.45) < 0.06) | (abs(x) < width) & (abs(y - mouth) < 0.05)
+            face[dark] *= 0.3
+            face[(x / 0.42) ** 2 + ((y - 0.5) / 0.52) ** 2 > 1] = 60
+            images.append(np.clip(face * random.uniform(0.85, 1.15) + random.normal(0, 6, face.shape), 0, 255))
+    targets = np.repeat(np.arange(people, dtype="int32"), photos)
+    names = tuple(f"person {number + 1}" for number in range(people))
+    return kb.data.Examples(np.array(images).astype("uint8"), targets, names, list(range(1, len(images) + 1)), "drawn", "train")
+
+
+def face_classifier() -> Built:
+    examples = drawn_faces(4, 8, side=8)
+    keras.utils.set_random_seed(3)
+    model = kb.vision.face_classifier(examples.classes, size="lite-2", image_shape=(8, 8, 3), patch_size=4, embedding_dim=16)
+    batches = kb.data.batches(examples, model, batch_size=8, seed=1)
+    return Built(model, batches, next(iter(batches))[0], kb.vision.ArcFaceLoss(0.2, 16), ["accuracy"], exports=False)
+
+
 BUILDERS: dict[str, Callable[[], Built]] = {
     "bert_classifier": bert_classifier,
     "bert_classifier (regression)": lambda: bert_classifier(regression=True),
@@ -107,6 +135,7 @@ BUILDERS: dict[str, Callable[[], Built]] = {
     "vit_classifier": vit_classifier,
     "vit_classifier (stem)": lambda: vit_classifier(stem=True),
     "vit_detector": vit_detector,
+    "face_classifier": face_classifier,
 }
 
 

@@ -20,6 +20,7 @@ PROGRAMS = (
     "detection",
     "distribution",
     "explain",
+    "faces",
     "generation",
     "packing",
     "startup",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kerasbig.data import Examples
     from kerasbig.run import Run
 
-SPLITS = ("train", "validation", "test", "all")
+SPLITS = ("train", "validation", "test", "unseen", "all")
 
 
 @click.command()
@@ -57,7 +57,7 @@ def run_examples(
     Args:
         run: The Run.
         data: A source; None for the Run's own.
-        split: "train", "validation", "test" or "all"; by default "test" of the Run's own data or of given files.
+        split: "train", "validation", "test", "unseen" or "all"; by default "test" of the Run's own data or of given files.
         text: The column of texts; the Run's if None.
         label: The column of labels; the Run's if None.
         encoding: The encoding; the Run's if None.
@@ -76,12 +76,19 @@ def run_examples(
         "skip_bad": bool(options.get("skip_bad")),
         "classes": run.classes,
     }
+    unseen = options.get("unseen", 0.0)
     split = split or ("test" if own or "test=" in source else "all")
     if split == "all":
         return run.task.read(source, run.task.name, **shared)
     fractions = {name: options[name] for name in ("validation", "test", "seed")}
+    if unseen:
+        # Who was set aside is drawn from all, and so are the others found again.
+        shared |= {"unseen": unseen, "classes": None}
     splits = run.task.load(source, run.task.name, **shared, **fractions)
-    return {"train": splits.train, "validation": splits.validation, "test": splits.test}[split]
+    found: Examples | None = getattr(splits, split)
+    if found is None:
+        raise ValueError("Expected a Run with people set aside (--unseen) for the split 'unseen'. Received: one without. Train with them.")
+    return found
 
 
 def _same_source(one: str, other: str) -> bool:
@@ -90,7 +97,7 @@ def _same_source(one: str, other: str) -> bool:
 
 @click.command()
 @click.argument("run")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("--max-tokens", type=int, default=64, show_default=True, help="Text generator: most tokens to write.")
 @click.option("--method", default="greedy", show_default=True, help="Text generator: greedy, sample, beam or contrastive.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="sample: below 1 for likelier words, above for rarer.")
@@ -102,21 +109,29 @@ def _same_source(one: str, other: str) -> bool:
 @click.option("--stop", multiple=True, metavar="TEXT", help="Ends before this; may be given several times.")
 @click.option("--seed", type=int, default=0, show_default=True, help="sample: the same seed gives the same text.")
 @click.option("--draw", metavar="PNG", help="Object detector: write the image with its boxes; of several images FILE-1.png and so on.")
+@click.option("--verify", is_flag=True, help="Faces: tell whether two photographs show the same person.")
+@click.option("--enrol", metavar="FOLDER", help="Faces: first take in new people, one sub-folder of photographs each; kept with the Run.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def predict(ctx: click.Context, /, run: str, inputs: tuple[str, ...], draw: str | None, as_json: bool, **settings: Any) -> None:
+def predict(
+    ctx: click.Context,
+    /,
+    run: str,
+    inputs: tuple[str, ...],
+    draw: str | None,
+    verify: bool,
+    enrol: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Answers for each INPUT, a text or the path of an image; "-" reads them from standard input, one a line.
 
     A generator goes on from its INPUT.
     """
+    if not inputs and enrol is None:
+        raise click.UsageError("Expected an INPUT, a text or the path of an image. Received none.")
     texts = [line.rstrip("\n") for line in sys.stdin] if inputs == ("-",) else list(inputs)
-    empty = [i for i, text in enumerate(texts, 1) if not text.strip()]
-    if empty or not texts:
-        raise ValueError(
-            f"Expected a text in each INPUT. Received {len(empty)} empty, the first is number {empty[0]}."
-            if empty
-            else "Expected a text. Received none."
-        )
+    _check_inputs(texts, enrol)
     load_tensorflow()
     from kerasbig.run import open_run
 
@@ -127,16 +142,35 @@ def predict(ctx: click.Context, /, run: str, inputs: tuple[str, ...], draw: str 
     if opened.task.answer is None:
         _write_on(opened, texts, as_json, settings)
         return
+    knows_faces = opened.task.name == "face-classifier"
+    if (verify or enrol is not None) and not knows_faces:
+        option = "--verify" if verify else "--enrol"
+        raise click.UsageError(f"Expected {option} for a face classifier only. Received: {run!r}, a {opened.task.name}.")
     given = [name for name in settings if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE]
     if given:
         words = ", ".join("--" + name.replace("_", "-") for name in given)
         raise click.UsageError(f"Expected {words} for a text generator only. Received: {run!r}, a {opened.task.name}.")
+    if knows_faces:
+        from kerasbig.cli.faces import show_faces
+
+        show_faces(opened, texts, enrol=enrol, verify=verify, as_json=as_json)
+        return
     answers = opened.task.answer(opened.load_model(), texts, opened.classes)
     if finds_objects:
         _show_objects(run, texts, answers, opened.classes or (), draw, as_json)
         return
     what = "image" if opened.task.name == "image-classifier" else "text"
     _show_answers(run, what, texts, answers, opened.classes, as_json)
+
+
+def _check_inputs(texts: list[str], enrol: str | None) -> None:
+    empty = [i for i, text in enumerate(texts, 1) if not text.strip()]
+    if empty or not (texts or enrol):
+        raise ValueError(
+            f"Expected a text in each INPUT. Received {len(empty)} empty, the first is number {empty[0]}."
+            if empty
+            else "Expected a text. Received none."
+        )
 
 
 def _show_objects(

@@ -19,6 +19,7 @@ import numpy as np
 from kerasbig import compress, data, distribute, export, remote, report
 from kerasbig.arguments import require_size
 from kerasbig.cli import explaining
+from kerasbig.cli.faces import compared_faces
 from kerasbig.cli.objects import found_objects
 from kerasbig.cli.options import FitOptions
 from kerasbig.cli.output import note
@@ -82,9 +83,10 @@ def _check_batches(batch_size: int, count: int, replicas: int) -> None:
 
 def load_splits(options: FitOptions, classes: Sequence[str] | None = None) -> Splits:
     """Reads the data that the options name."""
-    names = ("text", "label", "regression", "validation", "test", "seed", "encoding", "separator", "image", "images", "skip_bad")
+    names = ("text", "label", "regression", "validation", "test", "seed", "encoding", "separator", "image", "images", "skip_bad", "unseen")
     chosen = {name: getattr(options, name) for name in names}
-    return find_task(options.task).load(options.data, options.task, classes=classes, **chosen)
+    # Who is set aside is drawn from all, and so are the others found again.
+    return find_task(options.task).load(options.data, options.task, classes=None if options.unseen else classes, **chosen)
 
 
 def prepare(options: FitOptions, splits: Splits, hidden_dim: int, out: str, *, overwrite: bool) -> tuple[dict[str, Any], Path]:
@@ -221,14 +223,16 @@ def save(
 ) -> Run:
     """Measures the model and writes its Run with the report."""
     task = find_task(options.task)
-    measured = {role: task.measure(result.model, getattr(splits, role), splits.classes) for role in ("validation", "test")}
+    task.complete(result.model, splits)
+    roles = [role for role in ("validation", "test", "unseen") if getattr(splits, role) is not None]
+    measured = {role: task.measure(result.model, getattr(splits, role), splits.classes) for role in roles}
     metrics = {role: seen.metrics for role, seen in measured.items()}
     if ranges is not None:
         as_int8 = compress.quantize_model(export.float32_twin(result.model), ranges=ranges)
         metrics["test_int8"] = task.measure(as_int8, splits.test, splits.classes).metrics
     config = describe(options.task, asdict(options)) | {
         "data": {
-            "examples": {role: len(getattr(splits, role)) for role in ("train", "validation", "test")},
+            "examples": {role: len(getattr(splits, role)) for role in ("train", *roles)},
             "sha256": _fingerprint(splits),
         },
         "padding": result.padding,
@@ -237,7 +241,7 @@ def save(
     }
     with replacing_folder(out, overwrite=overwrite) as temporary:
         write_run(temporary, result.model, config=config, metrics=metrics, history=result.history, ranges=ranges)
-        summary = _summary(result, splits, config, measured["test"], name=Path(out).name)
+        summary = _summary(result, splits, config, measured, name=Path(out).name)
         if options.explain:
             explanations = explaining.section(result.model, task, splits.test.inputs, options.explain, options.seed)
             summary = replace(summary, explanations=explanations)
@@ -245,8 +249,9 @@ def save(
     return open_run(out)
 
 
-def _summary(result: Fit, splits: Splits, config: Mapping[str, Any], measured: Measured, *, name: str) -> report.RunSummary:
+def _summary(result: Fit, splits: Splits, config: Mapping[str, Any], roles: Mapping[str, Measured], *, name: str) -> report.RunSummary:
     """Gathers what a Run's page shows."""
+    measured = roles["test"]
     padding, training = result.padding, config["training"]
     facts = {
         "source": splits.test.source,
@@ -270,6 +275,10 @@ def _summary(result: Fit, splits: Splits, config: Mapping[str, Any], measured: M
     test = splits.test
     if measured.found is not None:
         return replace(summary, monitor=find_task(config["task"]).monitor, objects=found_objects(test, *measured.found))
+    compared = roles.get("unseen", measured)
+    if compared.pairs is not None:
+        faces = compared_faces(splits.unseen or test, compared.pairs, getattr(result.model, "threshold", None))
+        summary = replace(summary, faces=faces)
     if measured.logits is None:
         return summary
     return replace(
@@ -318,7 +327,7 @@ def make_optimizer(options: FitOptions, steps: int) -> keras.optimizers.Optimize
 def _fingerprint(splits: Splits) -> str:
     """Returns a SHA-256 over all texts and targets, in their order; for image files over their names and sizes."""
     digest = hashlib.sha256()
-    for examples in (splits.train, splits.validation, splits.test):
+    for examples in (splits.train, splits.validation, splits.test, *([splits.unseen] if splits.unseen is not None else [])):
         if isinstance(examples, Documents):
             digest.update(examples.sha256.encode())
             continue

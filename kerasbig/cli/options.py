@@ -18,14 +18,16 @@ RATES = {"lite-2": 1e-3, "lite-4": 1e-3, "lite-6": 1e-3, "lite-7": 1e-3, "tiny":
 SMALLEST_RATE, FINE_TUNING_RATE = 1e-4, 8e-5
 # The options that not every task has.
 IMAGE_OPTIONS = ("image", "images", "skip_bad", "image_size", "patch_size", "stem", "resize", "drop_path", "augment")
+FACE_OPTIONS = ("unseen", "embedding_dim", "head", "margin", "scale", "pooling")
 TASK_OPTIONS = {
     "text-classifier": ("text", "label", "regression", "explain"),
     "text-generator": ("text", "separator", "respect_borders", "lora_rank", "prompts"),
     "image-classifier": ("label", *IMAGE_OPTIONS),
+    "face-classifier": ("label", *IMAGE_OPTIONS, *FACE_OPTIONS),
     "object-detector": tuple(name for name in IMAGE_OPTIONS if name != "image"),
 }
 # What only a model from scratch has.
-FROM_SCRATCH = ("size", "stem")
+FROM_SCRATCH = ("size", "stem", "patch_size")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
@@ -72,6 +74,12 @@ class FitOptions:
     resize: str | None = None
     drop_path: float | None = None
     augment: str | None = None
+    unseen: float = 0.0
+    embedding_dim: int | None = None
+    head: str | None = None
+    margin: float | None = None
+    scale: float | None = None
+    pooling: str | None = None
     compression: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +104,8 @@ class FitOptions:
             raise ValueError(f"Expected resize to be one of {', '.join(RESIZES)}. Received: resize={self.resize!r}")
         if self.drop_path is not None and not 0 <= self.drop_path < 1:
             raise ValueError(f"Expected drop_path from 0 to below 1. Received: drop_path={self.drop_path}")
+        if not 0 <= self.unseen < 1:
+            raise ValueError(f"Expected unseen from 0 to below 1, a share of the people. Received: unseen={self.unseen}")
         find_augmentation(self.augment, BOX_AUGMENTATIONS if self.task == "object-detector" else AUGMENTATIONS)
         self._check_fit_the_task()
 

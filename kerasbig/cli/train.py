@@ -10,7 +10,7 @@ import click
 from kerasbig.cli.quiet import load_tensorflow
 
 # As in `kerasbig.tasks`, which takes seconds to import; a test holds them equal.
-TASK_NAMES = ("text-classifier", "text-generator", "image-classifier", "object-detector")
+TASK_NAMES = ("text-classifier", "text-generator", "image-classifier", "face-classifier", "object-detector")
 
 
 @click.command()
@@ -26,6 +26,7 @@ TASK_NAMES = ("text-classifier", "text-generator", "image-classifier", "object-d
 @click.option("--encoding", default="utf-8", show_default=True, help="Encoding of text files.")
 @click.option("--validation", type=float, default=0.1, show_default=True, help="Share of the data for validation.")
 @click.option("--test", type=float, default=0.2, show_default=True, help="Share of the data for the test.")
+@click.option("--unseen", type=float, default=0.0, show_default=True, help="Faces: share of the people to set aside, for verification.")
 @click.option("--preset", metavar="P", help="Start from this: a KerasHub name, a folder (KerasHub, Hugging Face), or minilm-l6.")
 @click.option("--size", metavar="S", help="Start from scratch: tiny, mini (default), small, medium, base; images: lite-4 (default), tiny …")
 @click.option("--image-size", type=int, metavar="PIXELS", help="Images: the side that the model sees; by default as they are, at most 224.")
@@ -34,6 +35,11 @@ TASK_NAMES = ("text-classifier", "text-generator", "image-classifier", "object-d
 @click.option("--resize", help="Images: stretch (default), crop or pad (default to find objects) to the model's shape.")
 @click.option("--drop-path", type=float, help="Images: stochastic depth of the last block; 0.1, 0 to find objects.")
 @click.option("--augment", metavar="A", help="Images: none, light (default), medium or strong.")
+@click.option("--head", metavar="H", help="Faces: arcface (default) or cosface.")
+@click.option("--margin", type=float, help="Faces: margin of the loss; arcface 0.2 radians, cosface 0.1.")
+@click.option("--scale", type=float, help="Faces: what cosines are multiplied by; 16.")
+@click.option("--embedding-dim", type=int, metavar="N", help="Faces: numbers that a face becomes; 128.")
+@click.option("--pooling", help="Faces: gap, flatten or token: what the embedding is made of.")
 @click.option("--vocabulary-size", type=int, default=8000, show_default=True, help="Tokens to learn, from scratch.")
 @click.option("--sequence-length", type=int, help="Longest text in tokens: 128, for a generator a window of 256.")
 @click.option("--dropout", type=float, help="By default 0.1, 0 to find objects.")
@@ -60,7 +66,7 @@ TASK_NAMES = ("text-classifier", "text-generator", "image-classifier", "object-d
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def train(ctx: click.Context, /, task: str, out: str, config: str | None, overwrite: bool, as_json: bool, **values: Any) -> None:
-    """Trains TASK (text-classifier, text-generator, image-classifier, object-detector) and writes a Run.
+    """Trains TASK (text-classifier, text-generator, image-classifier, face-classifier, object-detector) and writes a Run.
 
     A training that is killed goes on when the same command is given again.
     """
@@ -99,7 +105,7 @@ def show_run(run: Any, as_json: bool) -> None:
     if as_json:
         print_json({"run": run.location, "report": f"{run.location}/report.html", "classes": run.classes, "metrics": run.metrics})
         return
-    names = list(next(iter(run.metrics.values())))
-    rows = [[role, *(metric_text(values[name]) for name in names)] for role, values in run.metrics.items()]
+    names = list(dict.fromkeys(name for values in run.metrics.values() for name in values))
+    rows = [[role, *(metric_text(values[name]) if name in values else "" for name in names)] for role, values in run.metrics.items()]
     print_table(f"{run.config['task']} in {run.location}", ["split", *names], rows)
     click.echo(f"Run:    {run.location}\nReport: {run.location}/report.html")

@@ -24,7 +24,7 @@ class Examples:
         rows: Where each example stands in its source: the line of a text file (the first is 1, the header counts),
             or the number of the row or file, from 1.
         source: The file, folder or sample that was read.
-        role: "train", "validation", "test", or "all" where nothing was split.
+        role: "train", "validation", "test", "unseen" for people set aside, or "all" where nothing was split.
         skipped: What was wrong in the source and left out, where that was asked for (`skip_bad`).
 
     Raises:
@@ -102,7 +102,7 @@ def taken(values: Any, indices: np.ndarray) -> Any:
     return values[indices] if isinstance(values, np.ndarray) else values.take(indices)
 
 
-ROLES = ("train", "validation", "test", "all")
+ROLES = ("train", "validation", "test", "unseen", "all")
 
 
 class _Part(Protocol):
@@ -123,6 +123,7 @@ class Splits(Generic[PartT]):
         train: Examples, or documents, to learn from.
         validation: Examples to choose by (epoch, options).
         test: Examples to report on, seen once.
+        unseen: All examples of the people that were set aside, with classes of their own; None where none were.
 
     Raises:
         ValueError: If the parts do not share their classes.
@@ -137,6 +138,7 @@ class Splits(Generic[PartT]):
     train: PartT
     validation: PartT
     test: PartT
+    unseen: PartT | None = None
 
     def __post_init__(self) -> None:
         if not self.train.classes == self.validation.classes == self.test.classes:
@@ -153,5 +155,5 @@ class Splits(Generic[PartT]):
     @property
     def skipped(self) -> tuple[str, ...]:
         """What was wrong in the sources and left out, each message once."""
-        parts = (self.train, self.validation, self.test)
+        parts = (self.train, self.validation, self.test, self.unseen)
         return tuple(dict.fromkeys(message for part in parts for message in getattr(part, "skipped", ())))

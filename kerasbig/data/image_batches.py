@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerasbig.data.augmentation import AUGMENTATIONS, Augmentation, RandAugment, Softener, StepSeeds, find_augmentation, move
+from kerasbig.data.augmentation import AUGMENTATIONS, Augmentation, RandAugment, Softener, StepSeeds, find_augmentation, move, relight
 from kerasbig.data.batching import EpochOrder, accept_prepared
 from kerasbig.data.box_augmentation import BOX_AUGMENTATIONS, BoxAugmentation, BoxMover
 from kerasbig.data.boxes import Boxes
@@ -344,6 +344,7 @@ def _changer(augment: Augmentation | BoxAugmentation | None, classes: int) -> An
 
     def change(images: tf.Tensor, labels: tf.Tensor, seeds: StepSeeds) -> tuple[tf.Tensor, tf.Tensor]:
         images = move(images, augment, seeds) if augment.moves else images
+        images = relight(images, augment, seeds) if augment.brightness else images
         return (images, labels) if soften is None else soften(images, tf.one_hot(labels, classes), seeds)
 
     return change

@@ -144,9 +144,24 @@ def without_small_classes(examples: Examples, needed: int) -> Examples:
         f"Expected at least {needed} images of each class or person. Received: {counts[i]} of {names[i]!r} in {examples.source}."
         for i in np.flatnonzero(counts < needed)
     ]
+    return replace(of_classes(examples, kept), skipped=(*examples.skipped, *said))
+
+
+def of_classes(examples: Examples, kept: np.ndarray) -> Examples:
+    """Returns the examples of some classes, which become all there are.
+
+    Args:
+        examples: Labelled examples.
+        kept: int (K,): the ids of the classes, ascending.
+
+    Example:
+        >>> examples = Examples(["a", "b", "c"], np.array([0, 1, 2], "int32"), ("s1", "s2", "s3"), [1, 2, 3], "people", "train")
+        >>> of_classes(examples, np.array([0, 2])).targets.tolist()
+        [0, 1]
+    """
     chosen = examples.take(np.flatnonzero(np.isin(examples.targets, kept)), examples.role)
     targets = np.searchsorted(kept, chosen.targets).astype("int32")
-    return replace(chosen, targets=targets, classes=tuple(names[i] for i in kept), skipped=(*examples.skipped, *said))
+    return replace(chosen, targets=targets, classes=tuple((examples.classes or ())[i] for i in kept))
 
 
 def _labelled(table: Table, role: str, classes: Sequence[str] | None, skipped: Skipped) -> Examples:

@@ -16,6 +16,7 @@ from kerasbig.data.documents import divide, read_documents
 from kerasbig.data.examples import Examples, Splits
 from kerasbig.data.folders import read_folder
 from kerasbig.data.image_examples import CLASSIFIERS, IMAGE_TASKS, ImageOptions, Reader, image_parts, joined, without_small_classes
+from kerasbig.data.people import set_people_aside
 from kerasbig.data.samples import fetch
 from kerasbig.data.sources import Source, find_sample, missing, split_files
 from kerasbig.data.tables import Table, read_table
@@ -27,7 +28,8 @@ TASKS = ("text-classifier", "text-generator", *IMAGE_TASKS)
 _OPTIONS = {
     "text-classifier": ("text", "label", "regression", "classes"),
     "text-generator": ("text", "separator"),
-    **dict.fromkeys(CLASSIFIERS, ("image", "label", "images", "skip_bad", "classes")),
+    "image-classifier": ("image", "label", "images", "skip_bad", "classes"),
+    "face-classifier": ("image", "label", "images", "skip_bad", "classes", "unseen"),
     "object-detector": ("images", "skip_bad", "classes"),
 }
 
@@ -45,6 +47,7 @@ def load(
     skip_bad: bool = False,
     validation: float = 0.1,
     test: float = 0.2,
+    unseen: float = 0.0,
     seed: int = 0,
     encoding: str = "utf-8",
     classes: Sequence[str] | None = None,
@@ -77,6 +80,8 @@ def load(
         skip_bad: For images: whether to skip what is broken or wrong, and list it as `Examples.skipped`, instead of stopping.
         validation: The fraction of all examples for validation, between 0 and 1.
         test: The fraction of all examples for the test, between 0 and 1.
+        unseen: For faces: the fraction of the people to set aside as `Splits.unseen`, from 0 to below 1, so that verification is
+            measured, and its threshold chosen, on people that the model has never seen.
         seed: Decides the split.
         encoding: How the text files are encoded.
         classes: Names of the classes in the order of their ids; by default those found in the training examples,
@@ -98,12 +103,13 @@ def load(
         (('bad', 'good'), 28, 4, 8)
     """
     given = {"text": text, "label": label, "regression": regression, "separator": separator, "image": image, "images": images}
-    _require_options(task, {**given, "skip_bad": skip_bad, "classes": classes})
+    _require_options(task, {**given, "skip_bad": skip_bad, "classes": classes, "unseen": unseen or None})
     _require_fractions(validation, test, seed)
     files = split_files(source)
     if task in IMAGE_TASKS:
         options = ImageOptions(image, label, images, encoding, skip_bad)
-        return _load_images(files, task, options, {"test": test, "validation": validation}, seed, classes)
+        splits = _load_images(files, task, options, {"test": test, "validation": validation}, seed, classes)
+        return set_people_aside(splits, unseen, seed) if unseen else splits
     fractions = {role: fraction for role, fraction in (("test", test), ("validation", validation)) if role not in files}
     if task == "text-generator":
         found = {role: read_documents(file, role=role, text=text, separator=separator, encoding=encoding) for role, file in files.items()}

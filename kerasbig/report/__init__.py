@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kerasbig.report.page import overview, write
-    from kerasbig.report.summary import Objects, RunSummary
+    from kerasbig.report.summary import Faces, Objects, RunSummary
 
-__all__ = ["Objects", "RunSummary", "overview", "write"]
+__all__ = ["Faces", "Objects", "RunSummary", "overview", "write"]
 
-_MODULES = {"Objects": "summary", "RunSummary": "summary", "overview": "page", "write": "page"}
+_MODULES = {"Faces": "summary", "Objects": "summary", "RunSummary": "summary", "overview": "page", "write": "page"}
 
 
 def __getattr__(name: str) -> Any:

@@ -127,6 +127,64 @@ def precision_recall(curves: Sequence[Sequence[float]]) -> str:
     return _svg("precision-recall", (5.6, 3.8), "Precision by recall", draw)
 
 
+def roc_curve(false_accepts: np.ndarray, true_accepts: np.ndarray) -> str:
+    """Draws the share of the same that is accepted by the share of the different that is, the latter on a logarithmic scale.
+
+    Args:
+        false_accepts: float (T,), ascending from 0 to 1.
+        true_accepts: float (T,).
+
+    Returns:
+        An `<svg>` element.
+
+    Example:
+        >>> roc_curve(np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.9, 1.0]))[:4]
+        '<svg'
+    """
+    lowest = min(1e-3, float(false_accepts[false_accepts > 0].min(initial=1.0)))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot(np.maximum(false_accepts, lowest), true_accepts, color=BLUE, linewidth=1.6, drawstyle="steps-post")
+        chance = np.geomspace(lowest, 1, 50)
+        axes.plot(chance, chance, "--", color=_INK, linewidth=1, label="chance")
+        axes.axvline(1e-2, color=GREEN, linestyle="--", linewidth=1, label="1 % of the different")
+        axes.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.03), xlabel="different accepted", ylabel="same accepted")
+        axes.legend(fontsize=9, loc="lower right")
+
+    return _svg("roc", (4.8, 3.6), "ROC curve of pairs of faces", draw)
+
+
+def similarities(values: np.ndarray, same: np.ndarray, threshold: float | None) -> str:
+    """Draws how similarities are spread, for pairs of one person and of different people.
+
+    Args:
+        values: float (P,), from -1 to 1.
+        same: bool (P,).
+        threshold: Marked if there is one.
+
+    Returns:
+        An `<svg>` element.
+
+    Example:
+        >>> similarities(np.array([0.9, 0.1]), np.array([True, False]), 0.5)[:4]
+        '<svg'
+    """
+    edges = np.linspace(-1, 1, 61)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for chosen, label, colour in ((~same, "different people", ORANGE), (same, "the same person", BLUE)):
+            counts = np.histogram(np.clip(values[chosen], -1, 1), edges)[0]
+            axes.stairs(counts / max(counts.sum(), 1), edges, color=colour, fill=True, alpha=0.55, label=label)
+        if threshold is not None:
+            axes.axvline(threshold, color=GREEN, linestyle="--", linewidth=1, label="threshold")
+        axes.set(xlim=(-1, 1), xlabel="similarity", ylabel="share of the pairs")
+        axes.legend(fontsize=9, loc="upper left")
+
+    return _svg("similarities", (4.8, 3.6), "Similarities of pairs of faces", draw)
+
+
 def residuals(targets: np.ndarray, values: np.ndarray) -> str:
     """Draws predicted against true values, and how the differences are spread."""
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from kerasbig.files import replacing_file
 from kerasbig.report import figures, measures
-from kerasbig.report.summary import Objects, RunSummary
+from kerasbig.report.summary import Faces, Objects, RunSummary
 
 WORST_EXAMPLES = 20
 # A matrix beyond this many classes says nothing to the eye; the pairs most often confused do.
@@ -61,6 +61,8 @@ def write(path: str | os.PathLike[str], summary: RunSummary) -> Path:
         sections["regression"] = _regression(summary, targets.astype("float64"), logits[:, 0])
     if summary.objects is not None:
         sections["objects"] = _objects(summary.objects)
+    if summary.faces is not None:
+        sections["faces"] = _faces(summary.faces)
     sections["balance"] = _balance(summary, targets)
     return _render(path, "run.html.jinja", summary=summary, headline=headline, config=_json(summary.config), **sections)
 
@@ -196,6 +198,25 @@ def _objects(objects: Objects) -> dict[str, Any]:
         "kinds": objects.kinds,
         "pictures": shown(objects.pictures),
         "mistakes": shown(objects.mistakes),
+    }
+
+
+def _faces(faces: Faces) -> dict[str, Any]:
+    # Pictures come from our own encoder, as base64.
+    def shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [{**row, "pictures": [Markup(picture) for picture in row["pictures"]]} for row in rows]
+
+    return {
+        "same": int(faces.same.sum()),
+        "different": int((~faces.same).sum()),
+        "curve": Markup(figures.roc_curve(faces.false_accepts, faces.true_accepts)),
+        "histogram": Markup(figures.similarities(faces.similarities, faces.same, faces.threshold)),
+        "threshold": faces.threshold,
+        "unseen": faces.unseen,
+        "errors": [
+            ("Different people most alike", shown(faces.most_alike)),
+            ("Photographs of one person least alike", shown(faces.least_alike)),
+        ],
     }
 
 

@@ -33,6 +33,35 @@ class Objects:
 
 
 @dataclass(frozen=True, eq=False)
+class Faces:
+    """How alike the faces are that a classifier was measured on, pair by pair.
+
+    Attributes:
+        similarities: float (P,): cosines, from -1 to 1.
+        same: bool (P,): whether both are the same person's.
+        false_accepts: float (T,): shares of the different accepted, ascending; with the next, the ROC curve.
+        true_accepts: float (T,): shares of the same accepted.
+        threshold: From which similarity on a pair is accepted; None if there is none.
+        most_alike: Pairs of different people: dicts of `pictures` (two `data:` addresses), `names` (two) and `similarity`.
+        least_alike: Pairs of the same person, the same dicts.
+        unseen: Whether the people are ones that the model was never trained on.
+
+    Example:
+        >>> Faces(np.array([0.9, 0.1]), np.array([True, False]), np.array([0.0, 1.0]), np.array([1.0, 1.0])).most_alike
+        ()
+    """
+
+    similarities: np.ndarray
+    same: np.ndarray
+    false_accepts: np.ndarray
+    true_accepts: np.ndarray
+    threshold: float | None = None
+    most_alike: Sequence[Mapping[str, Any]] = ()
+    least_alike: Sequence[Mapping[str, Any]] = ()
+    unseen: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class RunSummary:
     """Everything the page of one run shows. All but title and task may be left out; its section is then left out too.
 
@@ -52,6 +81,7 @@ class RunSummary:
             "examples per second": 41.2, "texts cut": 12}`.
         picture: From the number of an input to a small image of it, as a `data:` address; None for texts.
         objects: What a detector found; None for other tasks.
+        faces: How alike faces are; None for other tasks.
         skipped: What was wrong in the data and left out, one message each.
         samples: What a generator wrote after each epoch: dicts of `epoch`, `prompt` and `text`.
         explanations: Parts of the page, in HTML that you trust, such as `Explanation.to_html(whole=False)` of `kb.explain` gives.
@@ -85,6 +115,7 @@ class RunSummary:
     facts: Mapping[str, Any] = field(default_factory=dict)
     picture: Callable[[int], str] | None = None
     objects: Objects | None = None
+    faces: Faces | None = None
     skipped: Sequence[str] = ()
     samples: Sequence[Mapping[str, Any]] = ()
     explanations: Sequence[str] = ()

@@ -156,12 +156,13 @@ def default_patch_size(image_shape: tuple[int, int, int]) -> int:
     return next(patch for least, patch in ((128, 16), (64, 8), (16, 4), (0, 2)) if side >= least)
 
 
-def fitting_shape(inputs: Any, patch_size: int | None = None) -> tuple[int, int, int]:
-    """Returns the square image shape for images: their own size, at most 224, rounded up to whole patches.
+def fitting_shape(inputs: Any, patch_size: int | None = None, largest: int = LARGEST_SIDE) -> tuple[int, int, int]:
+    """Returns the square image shape for images: their own size, at most `largest`, rounded up to whole patches.
 
     Args:
         inputs: The inputs of examples: `kerasbig.data.ImageFiles`, or uint8 (N, H, W, 3).
         patch_size: The patch size; None for what `default_patch_size` chooses.
+        largest: The largest side, before it is rounded up.
 
     Returns:
         (side, side, 3).
@@ -172,7 +173,7 @@ def fitting_shape(inputs: Any, patch_size: int | None = None) -> tuple[int, int,
         (28, 28, 3)
     """
     side = min(inputs.shape[1:3]) if isinstance(inputs, np.ndarray) else int(np.median(inputs.sizes.min(axis=1)))
-    side = min(side, LARGEST_SIDE)
+    side = min(side, largest)
     patch = patch_size or default_patch_size((side, side, 3))
     side = -(-side // patch) * patch
     return side, side, 3
