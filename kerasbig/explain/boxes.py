@@ -52,7 +52,7 @@ def box(model: keras.Model, image: Any, number: int = 0, *, score_threshold: flo
         raise TypeError(f"Expected a detector. Received: {type(model).__name__}. Build it with kerasbig.vision.vit_detector.")
     whole = os.fspath(image) if isinstance(image, str | os.PathLike) else np.asarray(image, "uint8")[None]
     pixels = data.fitted_pixels(model, [whole] if isinstance(whole, str) else whole)
-    grid: Any = locations(model.image_shape, model.pyramid)  # type: ignore[attr-defined]
+    grid: Any = locations(model.image_shape, model.pyramid)
     convert = model.preprocessor.image_converter
 
     def outputs(images: Any) -> tuple[Any, Any]:
