@@ -11,7 +11,7 @@ import keras_hub
 
 from kerasbig.vision.labels import LabelAccuracy
 from kerasbig.vision.margins import MARGIN_LOSSES, require_margin
-from kerasbig.vision.stem import ConvStemViTImageClassifier
+from kerasbig.vision.stem import ConvStemViTBackbone, ConvStemViTImageClassifier
 from kerasbig.vision.vit import vit_classifier
 
 EMBEDDING = "embedding"
