@@ -130,7 +130,7 @@ class FaceClassifier(FaceModel, keras_hub.models.ViTImageClassifier):
 class ConvStemFaceClassifier(FaceModel, ConvStemViTImageClassifier):
     """A `FaceModel` on a `ConvStemViTBackbone`; of its own class, so that a preset of it is found again."""
 
-    backbone_cls = None
+    backbone_cls = None  # type: ignore[assignment]
 
 
 def _pooled(tokens: Any, pooling: str) -> Any:
