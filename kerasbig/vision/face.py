@@ -11,7 +11,7 @@ import keras_hub
 
 from kerasbig.vision.labels import LabelAccuracy
 from kerasbig.vision.margins import MARGIN_LOSSES, require_margin
-from kerasbig.vision.stem import ConvStemViTImageClassifier
+from kerasbig.vision.stem import ConvStemViTBackbone, ConvStemViTImageClassifier
 from kerasbig.vision.vit import vit_classifier
 
 EMBEDDING = "embedding"
@@ -122,10 +122,15 @@ class FaceModel:
 class FaceClassifier(FaceModel, keras_hub.models.ViTImageClassifier):
     """A `FaceModel` on a plain ViT."""
 
+    # KerasHub looks a preset's class up by its backbone, in no certain order; these two are found by the class they are saved as.
+    backbone_cls = None
+
 
 @keras.saving.register_keras_serializable(package="kerasbig")
 class ConvStemFaceClassifier(FaceModel, ConvStemViTImageClassifier):
     """A `FaceModel` on a `ConvStemViTBackbone`; of its own class, so that a preset of it is found again."""
+
+    backbone_cls = None  # type: ignore[assignment]
 
 
 def _pooled(tokens: Any, pooling: str) -> Any:
@@ -220,9 +225,9 @@ def face_classifier(
         dtype=dtype,
     )
     backbone = classifier.backbone
-    kind = next((kind for kind in FACE_CLASSIFIERS if isinstance(backbone, kind.backbone_cls)), None)
+    kind = next((kind for base, kind in FACE_CLASSIFIERS.items() if isinstance(backbone, base)), None)
     if kind is None:
-        known = ", ".join(kind.backbone_cls.__name__ for kind in FACE_CLASSIFIERS)
+        known = ", ".join(base.__name__ for base in FACE_CLASSIFIERS)
         raise ValueError(f"Expected preset {preset!r} to be one of {known}. Received: {type(backbone).__name__}. Name a plain ViT.")
     model = kind(
         backbone,
@@ -270,4 +275,4 @@ def _names(identities: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-FACE_CLASSIFIERS = (ConvStemFaceClassifier, FaceClassifier)
+FACE_CLASSIFIERS: dict[Any, Any] = {ConvStemViTBackbone: ConvStemFaceClassifier, keras_hub.models.ViTBackbone: FaceClassifier}
