@@ -125,7 +125,7 @@ def face_classifier() -> Built:
     keras.utils.set_random_seed(3)
     model = kb.vision.face_classifier(examples.classes, size="lite-2", image_shape=(8, 8, 3), patch_size=4, embedding_dim=16)
     batches = kb.data.batches(examples, model, batch_size=8, seed=1)
-    return Built(model, batches, next(iter(batches))[0], kb.vision.ArcFaceLoss(0.2, 16), ["accuracy"], exports=False)
+    return Built(model, batches, next(iter(batches))[0], kb.vision.ArcFaceLoss(0.2, 16), ["accuracy"])
 
 
 BUILDERS: dict[str, Callable[[], Built]] = {

@@ -169,7 +169,7 @@ def test_what_cannot_be_meant() -> None:
         Augmentation(shift=2)
     with pytest.raises(ValueError, match="Expected label_smoothing from 0 to 1"):
         Augmentation(label_smoothing=1.0)
-    with pytest.raises(ValueError, match=r"one of none, light, medium, strong. Received: 'ligth'. Did you mean 'light'"):
+    with pytest.raises(ValueError, match=r"one of none, light, faces, medium, strong. Received: 'ligth'. Did you mean 'light'"):
         find_augmentation("ligth")
     assert find_augmentation("none") is None
 

@@ -404,7 +404,7 @@ def test_examples_that_do_not_fit_together() -> None:
     ids = np.array([0, 1], "int32")
     with pytest.raises(ValueError, match=r"as many inputs as targets and rows. Received: 1 inputs, 2 targets, 2 rows"):
         Examples(["a"], ids, ("x", "y"), [1, 2], "a.csv", "all")
-    with pytest.raises(ValueError, match=r"role to be one of train, validation, test, all. Received: role='dev'"):
+    with pytest.raises(ValueError, match=r"role to be one of train, validation, test, unseen, all. Received: role='dev'"):
         Examples(["a", "b"], ids, ("x", "y"), [1, 2], "a.csv", "dev")
     with pytest.raises(ValueError, match=r"class ids from 0 to 0.*targets from 0 to 1"):
         Examples(["a", "b"], ids, ("x",), [1, 2], "a.csv", "all")
