@@ -356,9 +356,7 @@ def test_files_without_a_manifest_are_known(exported: Path, loaded: dict[str, An
         assert loading._kind_by_itself(copy / name if format == "saved_model" else copy, format).task == "text-generator"
     assert kb.export.load(copy / "model.tflite").generate(["a film"], max_tokens=4) == loaded["litert"].generate(["a film"], max_tokens=4)
     (copy / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}', "utf-8")
-    with pytest.raises(
-        ValueError, match=r"Expected .* to be of text-classifier or text-generator or .*detector. It is altered"
-    ):
+    with pytest.raises(ValueError, match=r"Expected .* to be of text-classifier or text-generator or .*detector. It is altered"):
         kb.export.load(copy / "model.tflite")
 
 
