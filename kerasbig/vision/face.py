@@ -97,6 +97,8 @@ class FaceModel:
         self.backbone, self.preprocessor = backbone, preprocessor
         self.num_classes, self.embedding_dim, self.head, self.margin, self.scale = num_classes, embedding_dim, head, margin, scale
         self.pooling, self.dropout, self.threshold = pooling, dropout, threshold
+        # As any image classifier of KerasHub has it: the outputs are logits.
+        self.activation = keras.activations.get(None)
         if compiled:
             self.compile()
 
