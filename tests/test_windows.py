@@ -224,7 +224,9 @@ for name, replicas in (("mirrored", 2), ("one", None)):
     with kb.distribute.strategy(name, replicas=replicas).scope():
         keras.utils.set_random_seed(1)
         model = kb.text.gpt_generator(size="tiny", vocabulary=vocabulary, sequence_length=16, dropout=0.0)
-        model.compile(kb.distribute.AdamW(1e-3), model.loss, weighted_metrics=["accuracy"], jit_compile=False)
+        # Adam divides small gradients by themselves: with its usual epsilon, rounding grows to 1e-6 in a few steps.
+        entropy = keras.metrics.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(kb.distribute.AdamW(1e-3, epsilon=1e-4), model.loss, weighted_metrics=[entropy], jit_compile=False)
     documents = kb.data.Documents.from_texts(texts, role="train")
     rows = []
     for borders in (False, True):
@@ -236,8 +238,8 @@ print(max(float(abs(a - b).max()) for a, b in zip(found[0][0], found[1][0])))
 print(max(float(np.abs(np.subtract(a, b)).max()) for a, b in zip(found[0][1], found[1][1])))
 """)
     weights, figures = map(float, printed.split()[-2:])
-    assert weights < 1e-5
-    assert figures < 1e-4
+    assert weights < 1e-6
+    assert figures < 1e-5
 
 
 # Padding
