@@ -31,12 +31,12 @@ def check_saved_model(path: str, task: str, images: list[bytes], pixels: np.ndar
     signatures = tf.saved_model.load(path).signatures
     answer = {name: value.numpy() for name, value in signatures["serving_default"](image=tf.constant(images)).items()}
     raw = "logits" if "logits" in signatures else "outputs"
-    of_images = signatures[raw](image=tf.constant(images))[raw].numpy()
+    of_images = {name: value.numpy() for name, value in signatures[raw](image=tf.constant(images)).items()}
     of_pixels = {name: value.numpy() for name, value in signatures["pixels"](pixels=tf.constant(pixels, tf.float32)).items()}
     for name in ("label", "labels"):
         if name in answer:
             answer[name] = np.vectorize(bytes.decode, otypes=[object])(answer[name])
-    return {**answer, "outputs": of_pixels[raw], "image_outputs": of_images}
+    return {**answer, "outputs": _side_by_side(of_pixels), "image_outputs": _side_by_side(of_images)}
 
 
 def check_hdf5(path: str, task: str, images: list[bytes], pixels: np.ndarray, scratch: str) -> dict:
@@ -73,7 +73,12 @@ def _asked(runner: Any, images: list[bytes], pixels: np.ndarray) -> dict:
     answers = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     read = [_module("image_runners").read_image(image, runner.size, runner.resize)[0] for image in images]
     runner.predict(images)
-    return {**answers, "outputs": answers["logits" if "logits" in answers else "outputs"], "pixels": np.stack(read)}
+    return {**answers, "outputs": _side_by_side(answers), "pixels": np.stack(read)}
+
+
+def _side_by_side(found: dict) -> np.ndarray:
+    """Returns what a model returns for each image as one array."""
+    return np.concatenate([found[name] for name in ("logits", "embedding", "outputs") if name in found], axis=-1)
 
 
 def _module(name: str) -> ModuleType:

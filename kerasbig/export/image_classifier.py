@@ -10,7 +10,15 @@ from typing import Any, TypeAlias
 import keras
 import keras_hub
 
-from kerasbig.export.image_files import about_images, image_facts, require_image_task, write_image_litert, write_image_onnx, write_module
+from kerasbig.export.image_files import (
+    about_images,
+    image_facts,
+    litert_copy,
+    require_image_task,
+    write_image_litert,
+    write_image_onnx,
+    write_module,
+)
 from kerasbig.export.image_graph import ImageGraph, classifier_signatures
 from kerasbig.export.image_parity import ExpectedImages, expected_outputs, outputs_of
 from kerasbig.export.pictures import checked_pictures as checked_examples
@@ -55,7 +63,7 @@ def write(format: str, model: Model, twin: Model, folder: Path, quantize: str | 
     elif format == "onnx":
         write_image_onnx(twin, folder, facts(twin), lambda logits: [logits], batch=None)
     else:
-        write_image_litert(model, twin, folder, quantize, facts(twin), lambda logits: [logits])
+        write_image_litert(litert_copy(model, twin, quantize), folder, quantize, facts(twin), lambda logits: [logits])
 
 
 def expect(

@@ -102,9 +102,13 @@ def write_module(model: keras.Model, signatures: Mapping[str, Function], folder:
     (folder / "assets.extra" / "classes.json").write_text(json.dumps(class_names_of(model), ensure_ascii=False), encoding="utf-8")
 
 
+def litert_copy(model: keras.Model, twin: keras.Model, quantize: str | None) -> keras.Model:
+    """Returns what a LiteRT file is made of: the twin, or for "int8" a copy of the model that keeps its quantizers."""
+    return litert_twin(model, int8=True) if quantize == "int8" else twin
+
+
 def write_image_litert(
     model: keras.Model,
-    twin: keras.Model,
     folder: Path,
     quantize: str | None,
     facts: Mapping[str, Any],
@@ -113,8 +117,7 @@ def write_image_litert(
     """Writes `model.tflite` and `images.json` into a folder; `image_runners.py` is what runs them.
 
     Args:
-        model: The model.
-        twin: Its float32 copy.
+        model: From `litert_copy`.
         folder: An existing folder.
         quantize: "dynamic" for int8 weights and float activations, "int8" for int8 activations too, in the layers that
             `kerasbig.compress.quantize_model` gave ranges, "float16" for float16 weights, None for float32.
@@ -125,8 +128,7 @@ def write_image_litert(
         ExportError: If the converter fails.
     """
     (folder / IMAGES_FILE).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
-    copy = litert_twin(model, int8=True) if quantize == "int8" else twin
-    (folder / MODEL_FILE).write_bytes(slimmed(converted(function_of_pixels(copy, finish), quantize)))
+    (folder / MODEL_FILE).write_bytes(slimmed(converted(function_of_pixels(model, finish), quantize)))
 
 
 def write_image_onnx(

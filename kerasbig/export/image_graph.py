@@ -99,21 +99,56 @@ def classifier_signatures(graph: ImageGraph, class_names: tuple[str, ...]) -> di
         `logits`: `image` to `logits` float32 (B, C). `pixels`: float32 `pixels` (B, h, w, 3), 0 to 255, to all four.
     """
 
-    def answer(logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        label_id = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return {"label": tf.gather(tf.constant(class_names), label_id), "label_id": label_id, "probabilities": tf.nn.softmax(logits)}
-
     def of_image(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(graph.outputs(graph.read(image)[0]))
+        return _answer(graph.outputs(graph.read(image)[0]), class_names)
 
     def raw(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"logits": graph.outputs(graph.read(image)[0])}
 
     def of_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = graph.outputs(graph.fit(pixels)[0])
-        return {**answer(logits), "logits": logits}
+        return {**_answer(logits, class_names), "logits": logits}
 
     return {"serving_default": signature(of_image, IMAGE), "logits": signature(raw, IMAGE), "pixels": signature(of_pixels, PIXELS)}
+
+
+def face_signatures(graph: ImageGraph, class_names: tuple[str, ...]) -> dict[str, Function]:
+    """Returns the exported functions of a face classifier by the names of their signatures.
+
+    Args:
+        graph: Of a model that returns logits and embedding side by side, (B, C + D).
+        class_names: C names of people in the order of the logits.
+
+    Returns:
+        Those of `classifier_signatures`, each with `embedding` float32 (B, D), unit vectors, too; and `embedding`: string
+        `image` (B,) to `embedding` alone.
+    """
+    people = len(class_names)
+
+    def parts(outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": outputs[:, :people], "embedding": outputs[:, people:]}
+
+    def raw(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return parts(graph.outputs(graph.read(image)[0]))
+
+    def embedding(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding": raw(image)["embedding"]}
+
+    def of_image(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = raw(image)
+        return {**_answer(found["logits"], class_names), "embedding": found["embedding"]}
+
+    def of_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = parts(graph.outputs(graph.fit(pixels)[0]))
+        return {**_answer(found["logits"], class_names), **found}
+
+    of_images = {"serving_default": of_image, "logits": raw, "embedding": embedding}
+    return {**{name: signature(function, IMAGE) for name, function in of_images.items()}, "pixels": signature(of_pixels, PIXELS)}
+
+
+def _answer(logits: tf.Tensor, class_names: tuple[str, ...]) -> dict[str, tf.Tensor]:
+    label_id = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return {"label": tf.gather(tf.constant(class_names), label_id), "label_id": label_id, "probabilities": tf.nn.softmax(logits)}
 
 
 def function_of_pixels(model: keras.Model, finish: Callable[[tf.Tensor], list[tf.Tensor]], *, batch: int | None = 1) -> Any:

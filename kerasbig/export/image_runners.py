@@ -52,7 +52,8 @@ class Runner:
             pixels, shape, plan = read_image(image, self.size, self.resize)
             outputs = self.run(pixels)
             if "logits" in outputs:
-                answers.append(classified(outputs["logits"], self.classes))
+                embedding = {"embedding": outputs["embedding"].tolist()} if "embedding" in outputs else {}
+                answers.append({**classified(outputs["logits"], self.classes), **embedding})
             else:
                 answers.append(detected(outputs, self.classes, shape, plan, score_threshold))
         return answers

@@ -104,6 +104,18 @@ KINDS = (
     ),
     # A class before those that it is made from: the first that fits is the kind of a model.
     Kind(
+        task="face-classifier",
+        model="FaceModel",
+        module="face_classifier",
+        predictors={
+            "saved_model": "face_predictors.SavedModelFaceClassifier",
+            "hdf5": "face_predictors.HDF5FaceClassifier",
+            "litert": "face_predictors.LiteRTFaceClassifier",
+            "onnx": "face_predictors.OnnxFaceClassifier",
+        },
+        int8_activations=True,
+    ),
+    Kind(
         task="image-classifier",
         model="ImageClassifier",
         module="image_classifier",

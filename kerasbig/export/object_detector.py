@@ -19,7 +19,15 @@ from kerasbig.export.detector_graph import (
     detector_signatures,
 )
 from kerasbig.export.detector_parity import ExpectedDetections
-from kerasbig.export.image_files import about_images, image_facts, require_image_task, write_image_litert, write_image_onnx, write_module
+from kerasbig.export.image_files import (
+    about_images,
+    image_facts,
+    litert_copy,
+    require_image_task,
+    write_image_litert,
+    write_image_onnx,
+    write_module,
+)
 from kerasbig.export.image_graph import ImageGraph
 from kerasbig.export.image_parity import expected_outputs, outputs_of
 from kerasbig.export.pictures import checked_pictures as checked_examples
@@ -69,7 +77,7 @@ def write(format: str, model: Model, twin: Model, folder: Path, quantize: str | 
     elif format == "onnx":
         write_image_onnx(twin, folder, facts(twin), detector.finish, batch=1)
     else:
-        write_image_litert(model, twin, folder, quantize, facts(twin), detector.finish)
+        write_image_litert(litert_copy(model, twin, quantize), folder, quantize, facts(twin), detector.finish)
 
 
 def expect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -59,10 +59,12 @@ def _numbers(value: Any) -> list[float] | float:
 
 def _written_out(operation: Any) -> Callable[..., Any]:
     """Returns what to call in the place of an operation: layers and models of KerasBig's own are called for what is inside."""
-    if not type(operation).__module__.startswith("kerasbig"):
+    if not type(operation).__module__.startswith(("kerasbig", "keras.src.models.")):
         return operation
     if isinstance(operation, keras.Model):
         return lambda inputs, **options: operation._run_through_graph(inputs, operation_fn=_written_out)
+    if hasattr(operation, "plain_layer"):
+        return cast("keras.layers.Layer", operation.plain_layer())
     return lambda inputs, **options: operation.call(inputs)
 
 

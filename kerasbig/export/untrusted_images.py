@@ -15,11 +15,11 @@ from kerasbig.export.untrusted import MOST_PARAMETERS, objects_of, rebuilt
 
 # All that a plain image model is made of, with where Keras finds it. A Lambda, or any other layer, is not among them.
 _LAYERS = (
-    "Activation", "Add", "Concatenate", "Conv2D", "Conv2DTranspose", "Dense", "Dropout", "GlobalAveragePooling1D", "GlobalAveragePooling2D",
-    "InputLayer", "LayerNormalization", "MaxPooling2D", "Rescaling", "Reshape", "UnitNormalization",
+    "Activation", "Add", "Concatenate", "Conv2D", "Conv2DTranspose", "Dense", "Dropout", "Flatten", "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D", "InputLayer", "LayerNormalization", "MaxPooling2D", "Rescaling", "Reshape", "UnitNormalization",
 )  # fmt: skip
 _INITIALIZERS = ("Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Ones", "RandomNormal", "TruncatedNormal", "Zeros")
-_OPERATIONS = {"keras.src.ops.nn": ("Gelu", "Relu"), "keras.src.ops.numpy": ("GetItem", "Mean")}
+_OPERATIONS = {"keras.src.ops.nn": ("Gelu", "Relu"), "keras.src.ops.numpy": ("Add", "Flip", "GetItem", "Mean")}
 _KNOWN = {
     ("keras.src.models.functional", "Functional"),
     ("keras", "DTypePolicy"),

@@ -51,6 +51,13 @@ class CosineLogits(keras.layers.Layer):
         """Returns what the constructor takes."""
         return {**super().get_config(), "num_classes": self.num_classes, "scale": self.scale}
 
+    def plain_layer(self) -> keras.layers.Layer:
+        """Returns a layer of Keras's own that gives the same logits, with weights of its own."""
+        layer = keras.layers.Dense(self.num_classes, use_bias=False, dtype="float32", name=self.name)
+        layer.build((None, self.kernel.shape[0]))
+        layer.kernel.assign(self.scale * keras.ops.normalize(self.kernel, axis=0, epsilon=1e-12))
+        return layer
+
 
 class FaceModel:
     """What makes a KerasHub image classifier one whose logits are cosines between embeddings; `face_classifier` builds it.
@@ -113,6 +120,17 @@ class FaceModel:
         """Compiles as before it was saved."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+
+    def with_embedding(self) -> keras.Model:
+        """Returns a model of two outputs that shares the weights: embedding (B, D) and logits (B, C).
+
+        The embedding is that of an image and of its mirror image together.
+        """
+        both = keras.Model(self.inputs, [self.get_layer(EMBEDDING).output, self.outputs[0]])  # type: ignore[attr-defined]
+        images = keras.layers.Input(shape=self.inputs[0].shape[1:], name="images")  # type: ignore[attr-defined]
+        embedding, logits = both(images)
+        mirrored, _ = both(keras.ops.flip(images, axis=2))
+        return keras.Model(images, [keras.layers.UnitNormalization(dtype="float32")(embedding + mirrored), logits])
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""

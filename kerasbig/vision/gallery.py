@@ -60,18 +60,9 @@ def embed_and_classify(model: keras.Model, images: Any, *, batch_size: int = 64)
     dataset = image_batches(examples, model, batch_size=batch_size, cache=False).map(lambda batch, _: batch[IMAGES])
     if model not in _EMBEDDERS:
         with model.distribute_strategy.scope():
-            _EMBEDDERS[model] = _embedder(model)
+            _EMBEDDERS[model] = model.with_embedding()
     embeddings, logits = _EMBEDDERS[model].predict(dataset, verbose=0)
     return np.asarray(embeddings, "float32"), np.asarray(logits, "float32")
-
-
-def _embedder(model: keras.Model) -> keras.Model:
-    """Returns a model of both outputs, the embedding that of an image and its mirror image together."""
-    both = keras.Model(model.inputs, [model.get_layer(EMBEDDING).output, model.outputs[0]])
-    images = keras.layers.Input(shape=model.inputs[0].shape[1:], name=IMAGES)
-    embedding, logits = both(images)
-    mirrored, _ = both(keras.ops.flip(images, axis=2))
-    return keras.Model(images, [keras.layers.UnitNormalization(dtype="float32")(embedding + mirrored), logits])
 
 
 @dataclass(frozen=True)
