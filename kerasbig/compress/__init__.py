@@ -5,8 +5,9 @@ Everything loads on first use, since it brings TensorFlow with it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from kerasbig.compress._tfmot import ConstantSparsity, PolynomialDecay
@@ -36,32 +37,17 @@ __all__ = [
     "strip",
 ]
 
-_MODULES = {
-    "Comparison": "comparison",
-    "ConstantSparsity": "_tfmot",
-    "PolynomialDecay": "_tfmot",
-    "Pruning": "pruning",
-    "Report": "reports",
-    "calibrate": "quantization",
-    "cluster_weights": "clustering",
-    "compare": "comparison",
-    "distill": "distillation",
-    "inspect": "inspection",
-    "quantize_model": "quantization",
-    "ranges": "quantization",
-    "smaller_student": "distillation",
-    "strip": "stripping",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the module of a public name when the name is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'kerasbig.compress' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_tfmot": ["ConstantSparsity", "PolynomialDecay"],
+        "clustering": ["cluster_weights"],
+        "comparison": ["Comparison", "compare"],
+        "distillation": ["distill", "smaller_student"],
+        "inspection": ["inspect"],
+        "pruning": ["Pruning"],
+        "quantization": ["calibrate", "quantize_model", "ranges"],
+        "reports": ["Report"],
+        "stripping": ["strip"],
+    },
+)

@@ -1,15 +1,13 @@
 """Raw files to examples, and examples to batches.
 
-Only the table of samples loads at once: naming `batches` imports TensorFlow, the rest does not.
+Everything loads on first use: naming `batches` imports TensorFlow, the rest does not.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-# At once and light: loaded later, the module would take the place of its function of the same name.
-from kerasbig.data.samples import Sample, fetch, samples
+import lazy_loader
 
 if TYPE_CHECKING:
     from kerasbig.data.augmentation import AUGMENTATIONS, Augmentation
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from kerasbig.data.examples import Examples, Splits
     from kerasbig.data.images import ImageFiles, decode, is_images
     from kerasbig.data.pictures import data_address, fitted_pixels, names_of, pixels_of, thumbnail
+    from kerasbig.data.samples import Sample, fetch, samples
     from kerasbig.data.splits import load, read
     from kerasbig.data.windows import measure_documents
 
@@ -54,40 +53,20 @@ __all__ = [
     "thumbnail",
 ]
 
-_MODULES = {
-    "AUGMENTATIONS": "augmentation",
-    "Augmentation": "augmentation",
-    "BOX_AUGMENTATIONS": "box_augmentation",
-    "BoxAugmentation": "box_augmentation",
-    "Boxes": "boxes",
-    "Documents": "documents",
-    "Examples": "examples",
-    "ImageFiles": "images",
-    "Padding": "batching",
-    "Splits": "examples",
-    "batches": "batching",
-    "class_colour": "drawing",
-    "data_address": "pictures",
-    "decode": "images",
-    "draw_boxes": "drawing",
-    "fitted_pixels": "pictures",
-    "is_images": "images",
-    "load": "splits",
-    "measure_documents": "windows",
-    "names_of": "pictures",
-    "pixels_of": "pictures",
-    "predict_logits": "batching",
-    "read": "splits",
-    "thumbnail": "pictures",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the module of a public name when the name is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'kerasbig.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "augmentation": ["AUGMENTATIONS", "Augmentation"],
+        "batching": ["Padding", "batches", "predict_logits"],
+        "box_augmentation": ["BOX_AUGMENTATIONS", "BoxAugmentation"],
+        "boxes": ["Boxes"],
+        "documents": ["Documents"],
+        "drawing": ["class_colour", "draw_boxes"],
+        "examples": ["Examples", "Splits"],
+        "images": ["ImageFiles", "decode", "is_images"],
+        "pictures": ["data_address", "fitted_pixels", "names_of", "pixels_of", "thumbnail"],
+        "samples": ["Sample", "fetch", "samples"],
+        "splits": ["load", "read"],
+        "windows": ["measure_documents"],
+    },
+)

@@ -5,8 +5,9 @@ Everything loads on first use: starting workers needs no TensorFlow.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from kerasbig.distribute.adamw import AdamW
@@ -32,30 +33,15 @@ __all__ = [
     "worker_number",
 ]
 
-_MODULES = {
-    "AdamW": "adamw",
-    "Placement": "model_parallel",
-    "Precision": "precision",
-    "Resume": "resume",
-    "chief_first": "agreement",
-    "fastest_precision": "precision",
-    "is_chief": "agreement",
-    "launch": "launching",
-    "model_parallel": "model_parallel",
-    "strategy": "strategies",
-    "wait_for_all": "agreement",
-    "worker_number": "agreement",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the module of a public name when the name is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'kerasbig.distribute' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "adamw": ["AdamW"],
+        "agreement": ["chief_first", "is_chief", "wait_for_all", "worker_number"],
+        "launching": ["launch"],
+        "model_parallel": ["Placement", "model_parallel"],
+        "precision": ["Precision", "fastest_precision"],
+        "resume": ["Resume"],
+        "strategies": ["strategy"],
+    },
+)

@@ -5,8 +5,9 @@ Everything loads on first use. LIME and SHAP need `pip install 'kerasbig[explain
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from kerasbig.explain.attention_maps import attention, rollout
@@ -39,33 +40,18 @@ __all__ = [
 ]
 
 # No module has the name of a public function: importing it would put the module in the function's place.
-_MODULES = {
-    "METHODS": "methods",
-    "Explanation": "explanation",
-    "Faithfulness": "faithful",
-    "Overview": "overviews",
-    "Subject": "subjects",
-    "attention": "attention_maps",
-    "box": "boxes",
-    "explain": "methods",
-    "faithfulness": "faithful",
-    "integrated_gradients": "gradients",
-    "lime": "local_models",
-    "overview": "overviews",
-    "rollout": "attention_maps",
-    "shap": "shapley",
-    "subject": "subjects",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the module of a public name when the name is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'kerasbig.explain' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "attention_maps": ["attention", "rollout"],
+        "boxes": ["box"],
+        "explanation": ["Explanation"],
+        "faithful": ["Faithfulness", "faithfulness"],
+        "gradients": ["integrated_gradients"],
+        "local_models": ["lime"],
+        "methods": ["METHODS", "explain"],
+        "overviews": ["Overview", "overview"],
+        "shapley": ["shap"],
+        "subjects": ["Subject", "subject"],
+    },
+)

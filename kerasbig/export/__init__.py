@@ -5,8 +5,9 @@ Everything loads on first use, since it brings TensorFlow with it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from kerasbig.export.bundles import bundle, hdf5, litert, onnx, saved_model
@@ -43,38 +44,17 @@ __all__ = [
 ]
 
 # No module has the name of a public function: importing it would put the module in the function's place.
-_MODULES = {
-    "ExportError": "parity",
-    "Generator": "generator_predictors",
-    "HDF5Generator": "generator_predictors",
-    "HDF5Predictor": "predictors",
-    "ImagePredictor": "image_predictors",
-    "LiteRTGenerator": "litert_generator",
-    "LiteRTPredictor": "predictors",
-    "OnnxPredictor": "predictors",
-    "Predictor": "predictors",
-    "SavedModelGenerator": "generator_predictors",
-    "SavedModelPredictor": "predictors",
-    "bundle": "bundles",
-    "float32_twin": "twin",
-    "hdf5": "bundles",
-    "litert": "bundles",
-    "load": "loading",
-    "onnx": "bundles",
-    "predictions": "predictors",
-    "read_manifest": "manifests",
-    "saved_model": "bundles",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the module of a public name when the name is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'kerasbig.export' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bundles": ["bundle", "hdf5", "litert", "onnx", "saved_model"],
+        "generator_predictors": ["Generator", "HDF5Generator", "SavedModelGenerator"],
+        "image_predictors": ["ImagePredictor"],
+        "litert_generator": ["LiteRTGenerator"],
+        "loading": ["load"],
+        "manifests": ["read_manifest"],
+        "parity": ["ExportError"],
+        "predictors": ["HDF5Predictor", "LiteRTPredictor", "OnnxPredictor", "Predictor", "SavedModelPredictor", "predictions"],
+        "twin": ["float32_twin"],
+    },
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from kerasbig.report.page import overview, write
@@ -11,17 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Faces", "Objects", "RunSummary", "overview", "write"]
 
-_MODULES = {"Faces": "summary", "Objects": "summary", "RunSummary": "summary", "overview": "page", "write": "page"}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the module of a public name when the name is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'kerasbig.report' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "page": ["overview", "write"],
+        "summary": ["Faces", "Objects", "RunSummary"],
+    },
+)
