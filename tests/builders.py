@@ -149,4 +149,4 @@ def public_builders() -> set[str]:
 
 
 def logits(built: Built) -> np.ndarray:
-    return np.asarray(built.model(built.inputs, training=False), "float32")
+    return keras.ops.convert_to_numpy(built.model(built.inputs, training=False)).astype("float32")
