@@ -19,7 +19,7 @@ _LAYERS = (
     "GlobalAveragePooling2D", "InputLayer", "LayerNormalization", "MaxPooling2D", "Rescaling", "Reshape", "UnitNormalization",
 )  # fmt: skip
 _INITIALIZERS = ("Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Ones", "RandomNormal", "TruncatedNormal", "Zeros")
-_OPERATIONS = {"keras.src.ops.nn": ("Gelu", "Relu"), "keras.src.ops.numpy": ("Add", "Flip", "GetItem", "Mean")}
+_OPERATIONS = {"keras.src.ops.nn": ("Gelu", "Relu"), "keras.src.ops.numpy": ("Flip", "GetItem", "Mean", "Reshape", "Stack")}
 _KNOWN = {
     ("keras.src.models.functional", "Functional"),
     ("keras", "DTypePolicy"),
