@@ -16,6 +16,8 @@ from builders import BUILDERS
 
 HERE = Path(__file__).parent
 LARGEST_DIFFERENCE = 1e-6
+# Of what a ViT answers after SGD: the same rounding in its weights goes through more of the model.
+LARGEST_AFTER_SGD = 1e-5
 # Every builder with both optimizers on every form takes an hour on two cores.
 EVERYTHING = os.environ.get("KERASBIG_EVERY_FORM") == "1"
 
@@ -35,7 +37,7 @@ BROKEN = {
 RIGHT = {
     "SGD": {"builder": "small", "optimizer": "sgd"},
     "kerasbig's AdamW": {"builder": "small", "optimizer": "kerasbig"},
-    "raw strings": {"builder": "raw strings", "optimizer": "kerasbig"},
+    "raw strings": {"builder": "raw strings", "optimizer": "kerasbig above rounding"},
     "a replica without examples": SMALL | {"examples": 22, "batch_size": 7},
     "five steps, four an execution": SMALL | {"batch_size": 7, "compile": {"steps_per_execution": 4}},
     "all at once": SMALL
@@ -53,6 +55,7 @@ EVERY_BUILDER = {
     for optimizer in (("sgd", "adamw above rounding") if EVERYTHING or name == "bert_classifier" else ("adamw above rounding",))
 }
 CASES = BROKEN | RIGHT | EVERY_BUILDER
+AFTER_SGD = {name for name in EVERY_BUILDER if name.endswith("sgd") and name.startswith(("vit", "face"))}
 # Processes share two cores here: two train every builder, three the one with classes, and both all options at once.
 FEW = ("all at once", "bert_classifier, sgd", "bert_classifier, adamw above rounding")
 TOGETHER = {name: CASES[name] for name in ("all at once", "raw strings", "a replica without examples")}
@@ -109,6 +112,10 @@ def largest_differences(name: str, found: dict[str, np.ndarray], reference: dict
     return kinds
 
 
+def allowed(name: str, kind: str) -> float:
+    return LARGEST_AFTER_SGD if kind != "weight" and name in AFTER_SGD else LARGEST_DIFFERENCE
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("replicas")
@@ -137,7 +144,8 @@ def test_equals_one_device(form: str, folder: Path, one_device: dict[str, np.nda
         (name, worker): largest_differences(name, found, one_device) for name in FORMS[form] for worker, found in enumerate(several)
     }
     assert all(kinds.keys() == {"weight", "fit", "evaluate", "predictions"} for kinds in differences.values())
-    assert {case: kinds for case, kinds in differences.items() if max(kinds.values()) > LARGEST_DIFFERENCE} == {}
+    wrong = {case: kinds for case, kinds in differences.items() if any(kinds[kind] > allowed(case[0], kind) for kind in kinds)}
+    assert wrong == {}
 
 
 @pytest.mark.slow

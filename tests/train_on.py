@@ -22,6 +22,7 @@ OPTIMIZERS = {
     # The gradient of a key's bias is nothing but rounding, which a smaller epsilon would let Adam scale up to a whole step.
     "adamw above rounding": lambda **more: keras.optimizers.AdamW(1e-3, weight_decay=0.01, epsilon=1e-4, **more),
     "kerasbig": lambda **more: _ours(**more),
+    "kerasbig above rounding": lambda **more: _ours(epsilon=1e-4, **more),
 }
 
 
