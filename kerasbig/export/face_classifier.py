@@ -57,7 +57,7 @@ def about(model: Any) -> dict[str, Any]:
 def write(format: str, model: Any, twin: Any, folder: Path, quantize: str | None) -> None:
     """Writes one format from a model or its float32 twin."""
     people = model.num_classes
-    both = side_by_side(twin)
+    both = side_by_side(litert_copy(model, twin, quantize) if format == "litert" else twin)
 
     def parts(outputs: tf.Tensor) -> list[tf.Tensor]:
         return [outputs[:, :people], outputs[:, people:]]
@@ -69,7 +69,7 @@ def write(format: str, model: Any, twin: Any, folder: Path, quantize: str | None
     elif format == "onnx":
         write_image_onnx(both, folder, facts(twin), parts, batch=None)
     else:
-        write_image_litert(side_by_side(litert_copy(model, twin, quantize)), folder, quantize, facts(twin), parts)
+        write_image_litert(both, folder, quantize, facts(twin), parts)
 
 
 def expect(model: Any, twin: Any, images: Sequence[bytes], formats: Sequence[str], quantize: str | None) -> Mapping[str, ExpectedImages]:

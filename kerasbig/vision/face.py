@@ -52,7 +52,7 @@ class CosineLogits(keras.layers.Layer):
         return {**super().get_config(), "num_classes": self.num_classes, "scale": self.scale}
 
     def plain_layer(self) -> keras.layers.Layer:
-        """Returns a layer of Keras's own that gives the same logits, with weights of its own."""
+        """Returns a layer of Keras's own from unit vectors (B, D) to the same logits (B, C), with weights of its own."""
         layer = keras.layers.Dense(self.num_classes, use_bias=False, dtype="float32", name=self.name)
         layer.build((None, self.kernel.shape[0]))
         layer.kernel.assign(self.scale * keras.ops.normalize(self.kernel, axis=0, epsilon=1e-12))
@@ -124,7 +124,13 @@ class FaceModel:
     def with_embedding(self) -> keras.Model:
         """Returns a model of two outputs that shares the weights: embedding (B, D) and logits (B, C).
 
-        The embedding is that of an image and of its mirror image together.
+        The input is float32 (B, H, W, 3) as the model takes it. The embedding, of length 1, is that of an image and of its mirror
+        image together.
+
+        Example:
+            >>> model = face_classifier(("Ada", "Emmy"), size="lite-2", image_shape=(16, 16, 3), embedding_dim=8)
+            >>> [output.shape for output in model.with_embedding().outputs]
+            [(None, 8), (None, 2)]
         """
         both = keras.Model(self.inputs, [self.get_layer(EMBEDDING).output, self.outputs[0]])  # type: ignore[attr-defined]
         shape = self.inputs[0].shape[1:]  # type: ignore[attr-defined]
