@@ -163,6 +163,20 @@ def test_the_smallest_magnitudes_go(data: dict) -> None:
     np.testing.assert_array_equal(zeros.before[0][0].reshape(-1), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_threshold_is_that_of_a_sort(dtype: str, jit_compile: bool) -> None:
+    random = np.random.default_rng(0)
+    # Ties, zeros, subnormal and very large numbers among them.
+    values = np.concatenate([random.exponential(size=500), random.integers(0, 3, 60), [1e-40, 6e-8, 60000.0]])
+    values = tf.cast(values.astype("float32"), dtype)
+    descending = np.sort(values.numpy())[::-1]
+    find = tf.function(_tfmot._kth_largest, jit_compile=jit_compile)
+    for k in (1, 2, 57, 300, 440, 520, len(values)):
+        assert find(values, tf.constant(k)).numpy() == descending[k - 1]
+    assert find(values, tf.constant(1)).dtype == dtype
+
+
 def test_zeros_stay_zero_between_updates(data: dict) -> None:
     model = dense_net(data)
     fit(model, data, Pruning(ConstantSparsity(0.5, 0, frequency=1000)), Pruning(ConstantSparsity(0.5, 1, 1)), zeros := Zeros())
