@@ -2,12 +2,14 @@
 
     python benchmarks/explain.py --run runs/sentiment                       a Run of movie_reviews; about half an hour on two cores
     python benchmarks/explain.py --run runs/sentiment --reviews 40          fewer reviews
-    python benchmarks/explain.py --run runs/sentiment --only time           one part: time, faithful, seed or planted
+    python benchmarks/explain.py --run runs/sentiment --only time           one part: time, faithful, pictures, seed or planted
+    python benchmarks/explain.py --run RUN --images-run runs/digits         pictures, too: a Run of an image classifier
     python benchmarks/explain.py --run RUN --bundle saved_models/sentiment  times LIME and SHAP on its LiteRT file as well
     python benchmarks/explain.py --quick                                    a tiny model: shows that it runs
 
 Faithful: the words that a method calls important are left out, one twentieth of a review at a time; the area under the
-probability of the likeliest class is compared with that of 5 random orders, review by review (Wilcoxon, one side). Time: LIME
+probability of the likeliest class is compared with that of 5 random orders, review by review (Wilcoxon, one side). Pictures:
+the same of an image classifier's test split, with regions instead of words. Time: LIME
 with 500 samples and SHAP with 300 evaluations of one review, the median over reviews of every length, after one that warms up;
 the first in the process stands beside it. Planted: models built by hand, whose answer depends on one word or one patch.
 """
@@ -24,7 +26,7 @@ from typing import Any
 from common import finish, load_tensorflow, note, parser, stand_in_lines, table, verdict
 
 METHODS = ("lime", "shap", "integrated_gradients")
-PARTS = ("time", "faithful", "seed", "planted")
+PARTS = ("time", "faithful", "pictures", "seed", "planted")
 TIMED = 7
 
 
@@ -34,18 +36,23 @@ def main() -> None:
     options.add_argument("--run", metavar="RUN", help="a trained text classifier")
     options.add_argument("--bundle", metavar="BUNDLE", help="its Bundle, to be timed beside it")
     options.add_argument("--reviews", type=int, default=200, help="test reviews for the faithful part (default: 200)")
+    options.add_argument("--images-run", metavar="RUN", help="a trained image classifier, for the pictures part")
+    options.add_argument("--pictures", type=int, default=100, help="test images for the pictures part (default: 100)")
     options.add_argument("--only", choices=PARTS, action="append", help="a part alone; may be given several times")
     arguments = options.parse_args()
     if not (arguments.run or arguments.quick):
         options.error("expected --run RUN, or --quick")
     if arguments.quick:
-        arguments.reviews = 8
+        arguments.reviews = arguments.pictures = 8
+    chosen = [part for part in arguments.only or PARTS if part != "pictures" or arguments.images_run or arguments.quick]
+    if not chosen:
+        options.error("expected --images-run RUN for the pictures part")
     load_tensorflow()
     model, reviews = subject_of(arguments)
-    parts = {"time": times, "faithful": faithful, "seed": repeats, "planted": planted}
+    parts = {"time": times, "faithful": faithful, "pictures": pictures, "seed": repeats, "planted": planted}
     result: dict[str, Any] = {}
     verdicts: list[dict[str, Any]] = []
-    for name in arguments.only or PARTS:
+    for name in chosen:
         note(f"{name} ...")
         result[name], found = parts[name](model, reviews, arguments)
         verdicts += found
@@ -69,11 +76,31 @@ def subject_of(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 
 
 def faithful(model: Any, reviews: list[str], arguments: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
+    """Measures the methods on reviews."""
+    return against_random(model, reviews[: arguments.reviews], "reviews")
+
+
+def pictures(model: Any, reviews: list[str], arguments: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
+    """Measures the methods on the test images of an image classifier, or of a tiny one with random weights."""
+    import kerasbig as kb
+
+    if not arguments.images_run:
+        import numpy as np
+
+        noise = list(np.random.default_rng(0).uniform(0, 255, (arguments.pictures, 32, 32, 3)).astype("float32"))
+        return against_random(kb.vision.vit_classifier(("a", "b"), size="lite-2", image_shape=(32, 32, 3), patch_size=8), noise, "pictures")
+    from kerasbig.cli.answer import run_examples
+    from kerasbig.run import open_run
+
+    run = open_run(arguments.images_run)
+    return against_random(run.load_model(), list(run_examples(run, None).inputs[: arguments.pictures]), "pictures")
+
+
+def against_random(model: Any, chosen: list[Any], what: str) -> tuple[Any, list[dict[str, Any]]]:
     """Measures each method against random orders, and how far its attributions are from what they should sum to."""
     import kerasbig as kb
 
     rows, verdicts, figures = [], [], {}
-    chosen = reviews[: arguments.reviews]
     for method in METHODS:
         started = time.perf_counter()
         found = [kb.explain.explain(model, text, method, truncate=True, progress=False) for text in chosen]
@@ -87,11 +114,11 @@ def faithful(model: Any, reviews: list[str], arguments: argparse.Namespace) -> t
         columns = ("deletion_area", "random_deletion_area", "deletion_p", "insertion_area", "random_insertion_area", "insertion_p")
         rows.append([method, *(f"{measured[name]:.3g}" for name in columns), f"{seconds:.2f}"])
         better = measured["deletion_p"] if measured["deletion_area"] < measured["random_deletion_area"] else 1.0
-        verdicts.append(verdict(f"{method}: deletion area against random, p", better, "<", 0.01))
+        verdicts.append(verdict(f"{what}, {method}: deletion area against random, p", better, "<", 0.01))
         for name, most in (("additivity_gap", 1e-3), ("completeness_gap", 0.01)):
             if name in gaps:
-                verdicts.append(verdict(f"{method}: largest {name.replace('_', ' ')}", gaps[name], "<=", most))
-    table([f"{len(chosen)} reviews", "deletion", "random", "p", "insertion", "random", "p", "s each"], rows)
+                verdicts.append(verdict(f"{what}, {method}: largest {name.replace('_', ' ')}", gaps[name], "<=", most))
+    table([f"{len(chosen)} {what}", "deletion", "random", "p", "insertion", "random", "p", "s each"], rows)
     return figures, verdicts
 
 

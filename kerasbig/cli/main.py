@@ -13,6 +13,7 @@ import click
 from kerasbig.cli.answer import evaluate, predict
 from kerasbig.cli.check import check, samples
 from kerasbig.cli.compress import compress
+from kerasbig.cli.cut_faces import cut_faces
 from kerasbig.cli.demo import demo
 from kerasbig.cli.explain import explain
 from kerasbig.cli.export import export
@@ -45,10 +46,10 @@ class SuggestingGroup(click.Group):
 )
 @click.version_option(package_name="kerasbig")
 def app() -> None:
-    """Takes text transformers from raw data to a server: train, compress, export, serve."""
+    """Takes text and vision transformers from raw data to a server: train, compress, export, serve."""
 
 
-for command in (check, compress, demo, evaluate, explain, export, launch, predict, report, samples, serve, train):
+for command in (check, compress, cut_faces, demo, evaluate, explain, export, launch, predict, report, samples, serve, train):
     app.add_command(command)
 
 

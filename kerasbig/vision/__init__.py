@@ -5,6 +5,7 @@ from kerasbig.vision.detection import Detections, detect, detection_answers
 from kerasbig.vision.detector import compile_object_detector, photo_shape, vit_detector
 from kerasbig.vision.errors import Verdict, judge, worst
 from kerasbig.vision.face import compile_face_classifier, face_classifier
+from kerasbig.vision.face_finding import CutFaces, FoundFace, align_face, cut_faces, find_faces
 from kerasbig.vision.fcos import FcosLoss
 from kerasbig.vision.gallery import Comparison, Gallery, Match, embed, verify
 from kerasbig.vision.margins import ArcFaceLoss, CosFaceLoss
@@ -19,12 +20,15 @@ __all__ = [
     "CocoMetrics",
     "Comparison",
     "CosFaceLoss",
+    "CutFaces",
     "Detections",
     "FcosLoss",
+    "FoundFace",
     "Gallery",
     "Match",
     "Pairs",
     "Verdict",
+    "align_face",
     "answer_faces",
     "choose_threshold",
     "coco_figures",
@@ -32,11 +36,13 @@ __all__ = [
     "compile_image_classifier",
     "compile_object_detector",
     "complete_faces",
+    "cut_faces",
     "detect",
     "detection_answers",
     "embed",
     "evaluate_detector",
     "face_classifier",
+    "find_faces",
     "fitting_shape",
     "judge",
     "measure_detector",
