@@ -45,6 +45,43 @@ def make_peer(folder: Path) -> Path:
     return python
 
 
+class Peer:
+    """The other side, in a process and an environment of its own, waiting for its turn.
+
+    Args:
+        python: The Python of that environment.
+        program: One of `peers/` that answers a line of JSON with another.
+        config: What it builds its model from.
+        folder: Where the config is written.
+    """
+
+    def __init__(self, python: Path, program: Path, config: Mapping[str, Any], folder: Path):
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        command = [str(python), str(program), str(folder / "config.json")]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._versions = self._read()
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Gives it a job and waits for the answer."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> dict[str, Any]:
+        """Ends it and returns its versions."""
+        self._process.communicate()
+        return self._versions
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("The peer ended; what it said stands above.")
+        return json.loads(line)
+
+
 def machine() -> dict[str, Any]:
     """Returns the processor's name, the cores this process may use, the memory and the system."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -16,18 +16,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
-import os
 import random
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from common import add_peer, finish, load_tensorflow, make_peer, note, parser, stand_in_lines, table, verdict
+from common import Peer, add_peer, finish, load_tensorflow, make_peer, note, parser, stand_in_lines, table, verdict
 
 PEER = Path(__file__).parent / "peers" / "transformers_gpt2.py"
 SHAPE = {"vocab_size": 8192, "n_positions": 512, "n_embd": 384, "n_layer": 6, "n_head": 6}
@@ -50,7 +47,7 @@ def main() -> None:
         arguments.rounds, arguments.learning_steps = 1, min(arguments.learning_steps, 4)
     load_tensorflow()
     with tempfile.TemporaryDirectory() as scratch:
-        peer = Peer(python, shape, Path(scratch)) if python else None
+        peer = Peer(python, PEER, shape, Path(scratch)) if python else None
         model = build(shape, "float32")
         never_ending(model)
         small = arguments.quick
@@ -74,36 +71,6 @@ def main() -> None:
         bits = learn(shape, arguments, peer, Path(scratch)) if arguments.learning_steps else {}
         versions = peer.close() if peer else {}
     report(arguments, rates, bits, versions)
-
-
-class Peer:
-    """The other side, in a process and an environment of its own, waiting for its turn."""
-
-    def __init__(self, python: Path, shape: dict[str, int], folder: Path):
-        (folder / "config.json").write_text(json.dumps(shape), encoding="utf-8")
-        command = [str(python), str(PEER), str(folder / "config.json")]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        self._versions = self._read()
-
-    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Gives it a job and waits for the answer."""
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def close(self) -> dict[str, Any]:
-        """Ends it and returns its versions."""
-        self._process.communicate()
-        return self._versions
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("The peer ended; what it said stands above.")
-        return json.loads(line)
 
 
 def build(shape: dict[str, int], dtype: str) -> Any:

@@ -1,31 +1,42 @@
-"""Images: what the classifier learns from small data sets, and how fast photographs become batches.
+"""Images: what the classifier learns from small data sets, how fast it trains, and how fast photographs become batches.
 
-    python benchmarks/vision.py                            all rows, about 40 minutes
+    python benchmarks/vision.py --make-peer peer-env       all rows, about 45 minutes; installs PyTorch + transformers there, once
+    python benchmarks/vision.py --peer-python peer-env/bin/python --rows training
     python benchmarks/vision.py --rows digits pipeline     some of them
 
 `digits` and `fashion_mnist` are `kerasbig train image-classifier` and `kerasbig evaluate` in processes of their own: the
 minutes are those of the training, the report included; the accuracy is that of the test split (digits: 20 % held out;
-Fashion-MNIST: its own 10,000). `pipeline` writes 640 x 480 JPEGs of noise and shapes, as large as photographs are, and counts
-the images per second that `kerasbig.data.batches` decodes, resizes to 224 x 224 and augments, with nothing kept in memory.
+Fashion-MNIST: its own 10,000).
+`training` trains a ViT of 12 layers, 192 wide, on batches of 32 images of 64 patches in bfloat16, in turns with PyTorch +
+transformers if it is there; a figure is the median over the rounds. `pipeline` writes 640 x 480 JPEGs of noise and shapes, as
+large as photographs are, and counts the images per second that `kerasbig.data.batches` decodes, resizes to 224 x 224 and
+augments, with nothing kept in memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from common import finish, kerasbig, load_tensorflow, note, parser, table, verdict
+from common import Peer, add_peer, finish, kerasbig, load_tensorflow, make_peer, note, parser, table, verdict
 
 # The options of each row beside the defaults, its least accuracy, and the most minutes.
 RECIPES: dict[str, tuple[list[str], float, float]] = {
     "digits": ([], 0.975, 5),
     "fashion_mnist": (["--epochs", "15"], 0.905, 30),
 }
-ROWS = (*RECIPES, "pipeline")
+PEER = Path(__file__).parent / "peers" / "transformers_vit.py"
+# VIT_SIZES["tiny"], as transformers names it.
+SHAPE = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+SHAPE |= {"image_size": 32, "patch_size": 4, "num_labels": 10}
+BATCH_SIZE, STEPS, ROUNDS = 32, 10, 7
+LEAST_GAIN = 1.3
+ROWS = (*RECIPES, "training", "pipeline")
 LEAST_IMAGES_PER_SECOND = 200
 PHOTOS, WIDTH, HEIGHT, MODEL_SIDE = 512, 640, 480, 224
 
@@ -35,6 +46,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
     options.add_argument("--seed", type=int, default=0)
+    add_peer(options)
     arguments = options.parse_args()
     rows: dict[str, Any] = {}
     verdicts = []
@@ -43,6 +55,11 @@ def main() -> None:
             if name == "pipeline":
                 rows[name] = measure_pipeline(Path(scratch), quick=arguments.quick)
                 verdicts.append(verdict(f"{name}, images/s", rows[name]["images_per_second"], ">=", LEAST_IMAGES_PER_SECOND))
+                continue
+            if name == "training":
+                rows[name] = measure_speed(Path(scratch), arguments)
+                if "gain" in rows[name]:
+                    verdicts.append(verdict("training, images/s against the peer", rows[name]["gain"], ">=", LEAST_GAIN, "x"))
                 continue
             extra, least, most = RECIPES[name]
             rows[name] = measure_training(name, extra, Path(scratch), arguments)
@@ -69,6 +86,41 @@ def measure_training(name: str, extra: list[str], scratch: Path, arguments: argp
         "size": config["options"]["size"],
         "epochs": config["options"]["epochs"],
     }
+
+
+def measure_speed(scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Counts the images per second of training steps, in turns with the peer."""
+    load_tensorflow()
+    import keras
+    import numpy as np
+
+    import kerasbig as kb
+
+    python = make_peer(arguments.make_peer) if arguments.make_peer else arguments.peer_python
+    side, steps = SHAPE["image_size"], 2 if arguments.quick else STEPS
+    keras.utils.set_random_seed(arguments.seed)
+    classes = [str(i) for i in range(SHAPE["num_labels"])]
+    model = kb.vision.vit_classifier(
+        classes, size="tiny", image_shape=(side, side, 3), patch_size=SHAPE["patch_size"], dtype="mixed_bfloat16"
+    )
+    kb.vision.compile_image_classifier(model, kb.distribute.AdamW(5e-5, weight_decay=0.05))
+    model.preprocessor = None  # the batch is scaled pixels already
+    random = np.random.default_rng(0)
+    batch = random.normal(size=(BATCH_SIZE, side, side, 3)).astype("float32"), random.integers(0, SHAPE["num_labels"], BATCH_SIZE)
+    peer = Peer(python, PEER, SHAPE, scratch) if python else None
+    speeds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for _ in range((1 if arguments.quick else ROUNDS) + 1):  # the first one warms up
+        started = time.perf_counter()
+        for _ in range(steps):
+            model.train_on_batch(*batch)
+        speeds["ours"].append(steps * BATCH_SIZE / (time.perf_counter() - started))
+        if peer:
+            speeds["peer"].append(steps * BATCH_SIZE / peer.ask({"batch": BATCH_SIZE, "steps": steps})["seconds"])
+    medians = {side: round(statistics.median(values[1:]), 1) for side, values in speeds.items() if values}
+    if not peer:
+        return medians
+    gain = statistics.median(a / b for a, b in zip(speeds["ours"][1:], speeds["peer"][1:], strict=True))
+    return {**medians, "gain": round(gain, 3), "peer_versions": peer.close()}
 
 
 def measure_pipeline(scratch: Path, *, quick: bool) -> dict[str, Any]:

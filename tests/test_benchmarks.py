@@ -27,6 +27,7 @@ PROGRAMS = (
     "step_cost",
     "training",
     "variants",
+    "vision",
 )
 
 
