@@ -32,8 +32,15 @@ RECIPES: dict[str, tuple[list[str], float, float]] = {
 }
 PEER = Path(__file__).parent / "peers" / "transformers_vit.py"
 # VIT_SIZES["tiny"], as transformers names it.
-SHAPE = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
-SHAPE |= {"image_size": 32, "patch_size": 4, "num_labels": 10}
+SHAPE = {
+    "hidden_size": 192,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 3,
+    "intermediate_size": 768,
+    "image_size": 32,
+    "patch_size": 4,
+    "num_labels": 10,
+}
 BATCH_SIZE, STEPS, ROUNDS = 32, 10, 7
 LEAST_GAIN = 1.3
 ROWS = (*RECIPES, "training", "pipeline")

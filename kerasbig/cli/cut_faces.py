@@ -29,21 +29,10 @@ def cut_faces(photos: str, to: str, side: int, least_side: int, skip_bad: bool, 
 
     require_new(to, overwrite=overwrite)
     load_tensorflow()
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from kerasbig import vision
-    from kerasbig.cli.output import note, print_json, print_table, progress_console
+    from kerasbig.cli.output import note, print_json, print_table
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(), transient=True) as bar:
-        task = bar.add_task("photographs", total=None)
-
-        def watch(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        cut = vision.cut_faces(
-            photos, to, image_shape=(side, side, 3), least_side=least_side, skip_bad=skip_bad, overwrite=overwrite, watch=watch
-        )
+    cut = vision.cut_faces(photos, to, image_shape=(side, side, 3), least_side=least_side, skip_bad=skip_bad, overwrite=overwrite)
     found: dict[str, Any] = {"written": cut.written, "without": cut.without, "several": cut.several, "skipped": cut.skipped, "folder": to}
     if as_json:
         print_json(found)

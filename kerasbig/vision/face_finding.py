@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from kerasbig.data.image_folders import Skipped, read_image_folder
 from kerasbig.data.images import decode
@@ -66,8 +68,8 @@ def find_faces(images: Sequence[str | os.PathLike[str] | bytes | np.ndarray], *,
 
     Args:
         images: Paths or bytes of image files, or arrays (H, W, 3) of 0 to 255.
-        least_side: Pixels across the smallest face to look for, at least 20. With twice as many a photograph is searched
-            four times as fast, at half its size.
+        least_side: Pixels across the smallest face to look for, at least 20. With twice as many a photograph is searched at
+            half its size.
 
     Returns:
         For each photograph its faces, the largest first; none for a photograph without.
@@ -108,9 +110,7 @@ def align_face(
         >>> align_face(np.full((112, 112, 3), 9, "uint8"), face, (56, 56, 3))[28, 28].tolist()
         [9, 9, 9]
     """
-    side = image_shape[0]
-    if len(image_shape) != 3 or image_shape[1:] != (side, 3) or side < 1:
-        raise ValueError(f"Expected image_shape as (side, side, 3), such as (112, 112, 3). Received: image_shape={image_shape!r}")
+    side = _square_side(image_shape)
     # Pixel i covers i to i + 1: places are scaled, not the numbers of pixels.
     a, b, x, y = _similarity((TEMPLATE + 0.5) * side / TEMPLATE_SIDE, face.landmarks + 0.5)
     # Where the face is larger than what is asked for, several points are read for each pixel and averaged.
@@ -128,7 +128,7 @@ def cut_faces(
     least_side: int = 20,
     skip_bad: bool = False,
     overwrite: bool = False,
-    watch: Callable[[int, int], None] | None = None,
+    progress: bool = True,
 ) -> CutFaces:
     """Makes a folder of cut faces, which `kb.data.load` reads, out of a folder of photographs.
 
@@ -141,7 +141,7 @@ def cut_faces(
         least_side: Pixels across the smallest face to look for.
         skip_bad: Whether to skip and list files that are no images, instead of stopping.
         overwrite: Whether to replace `to`.
-        watch: Called after each photograph with how many are done and how many there are.
+        progress: Whether to show a bar.
 
     Raises:
         FileNotFoundError: If `photos` is not there.
@@ -157,6 +157,7 @@ def cut_faces(
             ...
         ValueError: Expected ...
     """
+    _square_side(image_shape)
     folder = Path(photos)
     if not folder.is_dir():
         raise missing(folder)
@@ -166,7 +167,7 @@ def cut_faces(
     without: list[str] = []
     several: list[str] = []
     with replacing_folder(to, overwrite=overwrite) as made:
-        for done, path in enumerate(paths, 1):
+        for path in track(paths, "photographs", console=Console(stderr=True), transient=True, disable=not progress):
             try:
                 photo = decode(path)
             except ValueError as error:
@@ -179,8 +180,6 @@ def cut_faces(
                 file = made / f"{Path(path).relative_to(folder)}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(align_face(photo, faces[0], image_shape)).save(file)
-            if watch:
-                watch(done, len(paths))
         written = sum(1 for _ in made.rglob("*.png"))
         if not written:
             raise ValueError(f"Expected a face on a photograph of {str(folder)!r}. Received: {len(paths)} without. See least_side.")
@@ -218,6 +217,12 @@ def _finder(least_side: int) -> Callable[[np.ndarray], list[FoundFace]]:
 def _face(row: np.ndarray, scale: np.ndarray) -> FoundFace:
     """Reads a row of MTCNN (image, box, score, x of the five landmarks, their y) found at 1 / scale (2,) of the size."""
     return FoundFace(row[1:5] * np.tile(scale, 2), np.stack([row[6:11], row[11:16]], axis=1) * scale, float(row[5]))
+
+
+def _square_side(image_shape: tuple[int, ...]) -> int:
+    if len(image_shape) != 3 or image_shape[0] != image_shape[1] or image_shape[2] != 3 or image_shape[0] < 1:
+        raise ValueError(f"Expected image_shape as (side, side, 3), such as (112, 112, 3). Received: image_shape={image_shape!r}")
+    return image_shape[0]
 
 
 def _pixels(image: Any) -> np.ndarray:
