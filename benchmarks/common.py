@@ -45,6 +45,9 @@ def make_peer(folder: Path) -> Path:
     return python
 
 
+PAUSE_SECONDS = 0.5
+
+
 class Peer:
     """The other side, in a process and an environment of its own, waiting for its turn.
 
@@ -63,11 +66,14 @@ class Peer:
         self._versions = self._read()
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Gives it a job and waits for the answer."""
+        """Gives it a job, waits for the answer, and lets the threads of both sides fall asleep: they wait actively at first."""
         assert self._process.stdin
+        time.sleep(PAUSE_SECONDS)
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        answer = self._read()
+        time.sleep(PAUSE_SECONDS)
+        return answer
 
     def close(self) -> dict[str, Any]:
         """Ends it and returns its versions."""

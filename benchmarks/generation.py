@@ -74,11 +74,12 @@ def main() -> None:
 
 
 def build(shape: dict[str, int], dtype: str) -> Any:
-    """Builds the same shape on KerasHub, with byte pairs of the right number."""
+    """Builds the same shape on KerasHub as `gpt_generator` would, which has no size of that width."""
     import keras
     import keras_hub
 
     import kerasbig as kb
+    from kerasbig.text.gpt import size_new_weights
 
     keras.utils.set_random_seed(0)
     pairs = kb.text.learn_bpe(stand_in_lines(50)[0], 300)
@@ -92,6 +93,7 @@ def build(shape: dict[str, int], dtype: str) -> Any:
         max_sequence_length=shape["n_positions"],
         dtype=dtype,
     )
+    size_new_weights(backbone)
     preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=shape["n_positions"])
     model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=preprocessor)
     kb.text.compile_generator(model, kb.distribute.AdamW(1e-4, weight_decay=0.01))

@@ -135,8 +135,24 @@ def test_check_and_samples(capsys):
     result = output(capsys, "check", "--json")
     assert result["ok"]
     assert result["packages"]["keras"] >= "3.15.1"
+    assert result["extras_missing"] == []
     names = {sample["name"] for sample in output(capsys, "samples", "--json")["samples"]}
     assert {"movie_reviews", "minilm-l6", "digits", "digit_scenes"} <= names
+
+
+def test_check_passes_without_extras_and_says_how_to_get_them(capsys, monkeypatch):
+    from kerasbig.cli import check as module
+
+    installed = module._version
+    monkeypatch.setattr(module, "_version", lambda name: None if name in ("mtcnn", "fastapi") else installed(name))
+    result = output(capsys, "check", "--json")
+    assert (result["ok"], result["extras_missing"]) == (True, ["faces", "serve"])
+    assert "serving (REST and gRPC)" not in result["checks"]
+    assert call("check") == 0
+    assert "Run: pip install 'kerasbig[faces]'" in capsys.readouterr().out
+    monkeypatch.setattr(module, "_version", lambda name: None if name == "h5py" else installed(name))
+    assert call("check", "--json") == 1
+    assert "missing" in capsys.readouterr().out
 
 
 USAGE = [

@@ -14,7 +14,9 @@ from PIL import Image
 
 from kerasbig.cli.main import main
 from kerasbig.data.image_folders import Skipped, read_image_folder
-from kerasbig.vision.face_finding import TEMPLATE, FoundFace, align_face, cut_faces, find_faces
+from kerasbig.vision import face_folders
+from kerasbig.vision.face_finding import TEMPLATE, FoundFace, align_face, find_faces
+from kerasbig.vision.face_folders import cut_faces
 
 # Where eyes, nose and mouth are on scikit-image's photograph of an astronaut, 512 x 512, by eye.
 ASTRONAUT = np.array([[204, 101], [245, 102], [224, 126], [202, 139], [245, 140]], "float32")
@@ -29,6 +31,13 @@ def both(photo: np.ndarray) -> np.ndarray:
     """The same face twice, the left one half as large, (256, 480, 3)."""
     small = np.asarray(Image.fromarray(photo[:256, 64:384]).resize((160, 128)))
     return np.concatenate([np.pad(small, ((0, 128), (0, 0), (0, 0))), photo[:256, 64:384]], axis=1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where faces wait until all are cut."""
+    monkeypatch.setattr(face_folders, "user_cache", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "cut-faces"
 
 
 @pytest.fixture
@@ -138,6 +147,43 @@ def test_files_that_are_no_images_stop_it_or_are_listed(folder: Path, tmp_path: 
     assert cut.written == 3
     assert len(cut.skipped) == 1
     assert "broken.jpg" in cut.skipped[0]
+
+
+def test_killed_it_goes_on_where_it_was(
+    folder: Path, photo: np.ndarray, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cut_faces(folder, tmp_path / "whole", progress=False)
+    assert list(cache.iterdir()) == []
+    searched: list[int] = []
+    finder = face_folders.face_finder
+
+    def dying(least_side: int):
+        find = finder(least_side)
+
+        def found(pixels: np.ndarray) -> list[FoundFace]:
+            if len(searched) == 3:
+                raise KeyboardInterrupt
+            searched.append(len(pixels))
+            return find(pixels)
+
+        return found
+
+    monkeypatch.setattr(face_folders, "face_finder", dying)
+    with pytest.raises(KeyboardInterrupt):
+        cut_faces(folder, tmp_path / "faces", progress=False)
+    assert not (tmp_path / "faces").exists()
+    # One of the three changes, and the kill came while a line was written.
+    Image.fromarray(photo[:300]).save(folder / "Ada L" / "1.jpg")
+    (record,) = cache.glob("*/found.jsonl")
+    with open(record, "a", encoding="utf-8") as file:
+        file.write('{"state": "12 3')
+    searched.clear()
+    cut = cut_faces(folder, tmp_path / "faces", progress=False)
+    assert len(searched) == 2
+    assert cut == whole
+    assert list(cache.iterdir()) == []
+    for name in ("Ada L/ü/2.png.png", "Emmy/both.bmp.png"):
+        assert (tmp_path / "faces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_the_command_says_what_it_did(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,6 +190,21 @@ def test_greedy_text_equals_hugging_face(from_hugging_face: keras.Model, golden:
 # Training
 
 
+def test_new_weights_have_gpt2s_sizes_and_a_presets_stay(vocabulary: BytePair, tmp_path: Path) -> None:
+    model = tiny(vocabulary)
+    deviations = {
+        weight.path: float(np.std(weight.numpy())) for weight in model.backbone.weights if weight.path.endswith(("kernel", "ings"))
+    }
+    assert len(deviations) == 2 + 2 * 6
+    for path, deviation in deviations.items():
+        added = path.endswith(("attention_output/kernel", "feedforward_output_dense/kernel"))
+        assert deviation == pytest.approx(0.02 / (np.sqrt(2 * 2) if added else 1), rel=0.03), path
+    model.save_to_preset(str(tmp_path))
+    again = gpt_generator(preset=tmp_path, sequence_length=24)
+    for weight, kept in zip(again.backbone.weights, model.backbone.weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), kept.numpy())
+
+
 def test_a_position_does_not_see_the_future(vocabulary: BytePair) -> None:
     model = tiny(vocabulary)
     random = np.random.default_rng(0)

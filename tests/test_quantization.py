@@ -283,6 +283,7 @@ def test_clusters_come_back_with_their_ranges():
     kb.compress.quantize_model(model, calibration=[X])
     before, ranges = model.predict(X, verbose=0), kb.compress.ranges(model)
     assert [row["per_channel"] for row in ranges] == [True, False, False, False]
+    assert [len(set(row["output_sizes"])) > 1 for row in ranges[1:]] == [True] * 3  # channels are measured one by one all the same
     kb.compress.strip(model)
     assert [len(np.unique(model.get_layer(name).get_weights()[0])) for name in ("heads", "conv", "out")] == [8, 8, 8]
     for preserve in (True, False):
@@ -290,6 +291,19 @@ def test_clusters_come_back_with_their_ranges():
         again.set_weights(model.get_weights())
         kb.compress.quantize_model(again, ranges=ranges, preserve=preserve)
         np.testing.assert_allclose(again.predict(X, verbose=0), before, atol=1e-5)
+
+
+def test_a_large_output_of_a_clustered_kernel_leaves_the_others_their_digits():
+    keras.utils.set_random_seed(1)
+    x = np.random.default_rng(1).normal(size=(64, 32)).astype("float32")
+    model = keras.Sequential([keras.Input((32,)), keras.layers.Dense(8)])
+    kernel, bias = model.get_weights()
+    bias[0] = 300.0  # one range for all outputs would have steps of more than 1
+    model.set_weights([kernel, bias])
+    kb.compress.cluster_weights(model, 16)
+    plain = model.predict(x, verbose=0)
+    kb.compress.quantize_model(model, calibration=[x])
+    assert np.abs(model.predict(x, verbose=0) - plain)[:, 1:].max() < 0.03 * np.abs(plain[:, 1:]).max()
 
 
 def channels_first_runs_here() -> bool:
@@ -512,13 +526,19 @@ def test_two_replicas_equal_one(run_python):
     assert float(run_python(textwrap.dedent(code)).splitlines()[-1]) < 1e-4
 
 
-def litert_operations(folder) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Returns each operation of a file with the type and the number of scales of its inputs."""
+def litert_interpreter(folder):
+    """Returns the interpreter of a Bundle's LiteRT file, which keeps its operations as they were written."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(str(folder / "model.tflite"), experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
+    return interpreter
+
+
+def litert_operations(folder) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Returns each operation of a file with the type and the number of scales of its inputs."""
+    interpreter = litert_interpreter(folder)
     tensors = {details["index"]: details for details in interpreter.get_tensor_details()}
 
     def kind(index: int) -> tuple[str, int]:
@@ -547,6 +567,24 @@ def test_every_matrix_product_of_the_file_is_int8(per_channel, tiny_bert, review
     exported = twin.reference_logits(twin.litert_twin(tiny_bert, int8=True), texts)
     np.testing.assert_allclose(exported, twin.reference_logits(tiny_bert, texts), atol=0.02)
     assert np.abs(exported - twin.reference_logits(kb.compress.strip(tiny_bert), texts)).max() > 1e-4
+
+
+def test_clustered_kernels_stay_few_codes_in_the_file(tiny_bert, review_examples, tmp_path):
+    kb.compress.cluster_weights(tiny_bert, 16)
+    batches = [inputs for inputs, *_ in kb.data.batches(review_examples, tiny_bert, batch_size=16)]
+    kb.compress.quantize_model(tiny_bert, calibration=batches)
+    folder = kb.export.litert(tiny_bert, tmp_path / "bundle", quantize="int8")
+    interpreter = litert_interpreter(folder)
+    details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
+    kernels = [op["inputs"][1] for op in interpreter._get_ops_details() if op["op_name"] == "CONV_2D"]
+    assert len(kernels) == 2 * 6 + 2
+    for index in kernels:
+        assert details[index]["dtype"] == np.int8
+        assert len(details[index]["quantization_parameters"]["scales"]) == details[index]["shape"][0]
+        assert len(np.unique(interpreter.get_tensor(index))) <= 16
+    texts = review_examples.inputs[:16]
+    exported = kb.export.load(folder).logits(texts)
+    np.testing.assert_allclose(exported, twin.reference_logits(tiny_bert, texts), atol=0.02)
 
 
 def test_int8_without_ranges_is_refused(tiny_bert, tmp_path):

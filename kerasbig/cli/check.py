@@ -24,8 +24,17 @@ NEEDS = (
     ("ai-edge-litert", "ai_edge_litert", "LiteRT"),
     ("pyarrow", "pyarrow", "Parquet"),
     ("pillow", "PIL", "images"),
-    ("fastapi", "fastapi", "kerasbig serve: pip install 'kerasbig[serve]'"),
-    ("tensorflow-serving-api", "tensorflow_serving", "kerasbig serve: pip install 'kerasbig[serve]'"),
+)
+# The same for what comes with an extra, and the extra's name instead of the part.
+EXTRAS = (
+    ("fastapi", "fastapi", "serve"),
+    ("tensorflow-serving-api", "tensorflow_serving", "serve"),
+    ("lime", "lime", "explain"),
+    ("shap", "shap", "explain"),
+    ("scikit-image", "skimage", "explain"),
+    ("mtcnn", "mtcnn", "faces"),
+    ("onnx", "onnx", "onnx"),
+    ("tf2onnx", "tf2onnx", "onnx"),
 )
 KERAS_FLOOR = (3, 15, 1)
 
@@ -33,22 +42,29 @@ KERAS_FLOOR = (3, 15, 1)
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(as_json: bool) -> None:
-    """Prints versions and devices, and what works here and what is missing."""
+    """Prints versions and devices, and what works here and what is missing.
+
+    What an extra brings may be missing: a line says how to install it.
+    """
     from kerasbig.cli.output import print_json, print_table
 
     load_tensorflow()
-    packages = {name: _version(name) for name, _, _ in NEEDS}
-    findings = _findings(packages)
+    packages = {name: _version(name) for name, _, _ in (*NEEDS, *EXTRAS)}
+    absent = sorted({extra for name, module, extra in EXTRAS if packages[name] is None or util.find_spec(module) is None})
+    findings = _findings(packages, absent)
     facts = {"kerasbig": metadata.version("kerasbig"), "python": platform.python_version(), "cores": str(os.cpu_count())}
-    missing = [name for name, works in findings.items() if works != "works"]
+    failed = [name for name, works in findings.items() if works != "works"]
     if as_json:
-        print_json({**facts, "packages": packages, "checks": findings, "ok": not missing})
+        print_json({**facts, "packages": packages, "checks": findings, "extras_missing": absent, "ok": not failed})
     else:
         rows = [["python", platform.python_version(), "everything"], ["kerasbig", facts["kerasbig"], ""]]
         rows += [[name, packages[name] or "missing", part] for name, _, part in NEEDS]
+        rows += [[name, packages[name] or "not installed", f"extra {extra}"] for name, _, extra in EXTRAS]
         print_table("Versions", ["package", "version", "for"], rows)
         print_table("Checks", ["what", "result"], [[name, result] for name, result in findings.items()])
-    if missing:
+        for extra in absent:
+            click.echo(f"Not installed: extra {extra}. Run: pip install 'kerasbig[{extra}]'")
+    if failed:
         raise click.exceptions.Exit(1)
 
 
@@ -59,7 +75,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _findings(packages: dict[str, str | None]) -> dict[str, str]:
+def _findings(packages: dict[str, str | None], absent: list[str]) -> dict[str, str]:
     """Tries each part in a small way and says "works", or what is wrong."""
     findings = {}
     for name, module, part in NEEDS:
@@ -67,7 +83,9 @@ def _findings(packages: dict[str, str | None]) -> dict[str, str]:
             findings[f"{name} ({part})"] = "missing"
     if packages["keras"] and tuple(int(part) for part in packages["keras"].split(".")[:3]) < KERAS_FLOOR:
         findings["keras"] = f"Expected {'.'.join(map(str, KERAS_FLOOR))} or later. Received: {packages['keras']}"
-    attempts: dict[str, Any] = {"devices": _devices, "precision": _precision, "pruning": _pruning, "serving": _serving}
+    attempts: dict[str, Any] = {"devices": _devices, "precision": _precision, "pruning": _pruning}
+    if "serve" not in absent:
+        attempts["serving"] = _serving
     for name, attempt in attempts.items():
         try:
             findings.update(attempt())

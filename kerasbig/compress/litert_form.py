@@ -1,7 +1,8 @@
 """Quantized layers in the form that LiteRT's converter turns into int8 kernels.
 
 With a range for each output a matrix product does not convert: the converter transposes the kernel and refuses the
-quantized axis that moved. A convolution of width 1 is the same product and converts. Shapes: I inputs, O outputs.
+quantized axis that moved. A convolution of width 1 is the same product and converts. A kernel with one range whose outputs have
+sizes is written as one with a range for each output: the codes are those of its one grid. Shapes: I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -51,12 +52,17 @@ class _Int8Layer:
         low, high = self.ranges[name]
         return tf.quantization.fake_quant_with_min_max_args(tensor, min=low, max=high)
 
+    @property
+    def each_output(self) -> bool:
+        """Whether the kernel is written with a range for each output."""
+        return self.output_sizes is not None or bool(self.ranges["weight"][0].shape)
+
     def rounded_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Rounds a kernel whose last axis is its outputs, where ranges are given for each; outputs leave it divided by their sizes."""
+        """Rounds a kernel whose last axis is its outputs, where each has a range; outputs leave it divided by their sizes."""
         low, high = self.ranges["weight"]
-        if not low.shape:
+        if not self.each_output:
             return tf.quantization.fake_quant_with_min_max_vars(kernel, low, high, narrow_range=True)
-        sizes = 1.0 if self.output_sizes is None else np.asarray(self.output_sizes, "float32")
+        sizes = np.ones(kernel.shape[-1], "float32") if self.output_sizes is None else np.asarray(self.output_sizes, "float32")
         return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel / sizes, low / sizes, high / sizes, narrow_range=True)
 
     def finished(self, outputs: tf.Tensor) -> tf.Tensor:
@@ -75,7 +81,7 @@ class _Int8Product(_Int8Layer):
         kernel = tf.convert_to_tensor(self._kernel)
         axes_in = contracted_axes(self)
         inputs = self.rounded(inputs, "input")
-        if self.ranges["weight"][0].shape:
+        if self.each_output:
             pixels = tf.reshape(inputs, (1, 1, -1, size_in))
             outputs = tf.nn.conv2d(pixels, self.rounded_kernel(tf.reshape(kernel, (1, 1, size_in, size_out))), 1, "VALID")
         else:

@@ -39,8 +39,8 @@ def quantize_model(
     Args:
         model: A built Keras 3 model, KerasHub's included, on TensorFlow.
         layers: Which layers; None for all of those kinds. Otherwise as in `Pruning`.
-        per_channel: A range for each output of a kernel; otherwise, and for clustered kernels, one for the whole kernel.
-            Where `ranges` are given, they say which it is.
+        per_channel: A range for each output of a kernel, and outputs measured channel by channel; otherwise one for the
+            whole kernel, as clustered kernels always have. Where `ranges` are given, they say which it is.
         calibration: Batches to measure the ranges of inputs and outputs on, such as `kb.data.batches(...)` or a list of
             inputs. A few hundred examples do. Without it ranges begin at -6 to 6, as TF-MOT's do, and training moves them.
         ranges: What `kerasbig.compress.ranges` gave for this model before; instead of a calibration.
@@ -77,13 +77,14 @@ def quantize_model(
                 f"Expected layers that are not quantized. Received: {kernel.path!r}, which is. "
                 "Call kerasbig.compress.strip(model) first, or name other layers with layers=."
             )
-    rows = [{"per_channel": per_channel}] * len(taken) if ranges is None else _checked_ranges(taken, ranges)
+    fresh = {"per_channel": per_channel, "output_sizes": [] if per_channel else None}
+    rows = [fresh] * len(taken) if ranges is None else _checked_ranges(taken, ranges)
     with model.distribute_strategy.scope():
         for kernel, row in zip(taken, rows, strict=True):
             if preserve:
                 # The few values of a kernel that has ranges for its outputs are no clusters, but steps of 8 bits.
                 _keep(kernel, clusters=ranges is None or not row["per_channel"])
-            _quantize(kernel, row["per_channel"])
+            _quantize(kernel, row["per_channel"], sizes=row.get("output_sizes") is not None)
     forget_traces(model)
     if batches is not None:
         calibrate(model, batches)
@@ -96,7 +97,7 @@ def calibrate(model: keras.Model, batches: Iterable[Any]) -> None:
     """Sets the ranges of a quantized model's inputs and outputs to what they are on data.
 
     A range runs from the mean of the batches' minima to the mean of their maxima: where TF-MOT's moving average ends.
-    Where kernels have a range for each output, outputs are measured channel by channel; see `ActivationQuantizer`.
+    Outputs are measured channel by channel, unless `per_channel=False`; see `ActivationQuantizer`.
 
     Args:
         model: A model from `quantize_model`.
@@ -158,7 +159,7 @@ def ranges(model: keras.Model) -> list[dict[str, Any]]:
     return found
 
 
-def _quantize(kernel: Kernel, per_channel: bool) -> None:
+def _quantize(kernel: Kernel, per_channel: bool, *, sizes: bool) -> None:
     compression = rewire(kernel)
     if isinstance(kernel.layer, keras.layers.Embedding):
         compression.weight_quantizer = WeightQuantizer(None) if compression.clusters is not None else RowQuantizer()
@@ -166,8 +167,7 @@ def _quantize(kernel: Kernel, per_channel: bool) -> None:
         channels = kernel.matrix_shape[1] if per_channel and compression.clusters is None else None
         compression.weight_quantizer = WeightQuantizer(channels)
         compression.input_quantizer = ActivationQuantizer("input")
-        # Folded into a kernel with one range for all, sizes would spoil its grid.
-        compression.output_quantizer = ActivationQuantizer("output", None if channels is None else _output_shape(kernel.layer))
+        compression.output_quantizer = ActivationQuantizer("output", _output_shape(kernel.layer) if sizes else None)
         quantize_output(kernel.layer)
     clusters = compression.clusters
     compression.weight_quantizer.start((kernel.variable if clusters is None else clusters.centroids)._value)
@@ -222,7 +222,7 @@ def _checked_ranges(taken: Sequence[Kernel], given: Ranges) -> list[Mapping[str,
         needed = {"per_channel"} if isinstance(kernel.layer, keras.layers.Embedding) else {"per_channel", "input", "output"}
         compression = compression_of(kernel.layer)
         clustered = compression is not None and compression.clusters is not None
-        if not needed <= row.keys() or (sizes is not None and (clustered or len(sizes) != outputs)):
+        if not needed <= row.keys() or (clustered and row["per_channel"]) or (sizes is not None and len(sizes) != outputs):
             raise ValueError(
                 f"Expected ranges for the {outputs} outputs of {kernel.path!r}, {'one' if clustered else 'or one'} for all. "
                 f"Received: {dict(row)}. {advice}"

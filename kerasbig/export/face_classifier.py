@@ -122,7 +122,7 @@ class ExpectedFaces(ExpectedImages):
         # NaN is in no order: written as "not within".
         if not largest <= tolerance:
             raise ExportError(
-                f"Expected the exported {kind} to give the model's embeddings, within {tolerance:.2g}. "
-                f"Received: embeddings that differ by {largest:.2g}. Nothing was written."
+                f"Expected the exported {kind} to give the model's embeddings, within {tolerance:.3g}. "
+                f"Received: embeddings that differ by {largest:.3g}. Nothing was written."
             )
         return {**figures, "max_abs_embedding_difference": largest}

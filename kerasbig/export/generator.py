@@ -127,7 +127,7 @@ class Written:
         if not np.all(difference <= tolerance):
             worst = int(np.argmax(np.nan_to_num(difference - tolerance, nan=np.inf)))
             raise ExportError(
-                f"Expected the exported {kind} to find the model's log-likelihood within {tolerance[worst]:.2g} nats a token. "
+                f"Expected the exported {kind} to find the model's log-likelihood within {tolerance[worst]:.3g} nats a token. "
                 f"Received: {difference[worst]:.2g} for {shortened(self.texts[worst])}. Nothing was written."
             )
         exact = key in ("saved_model", "hdf5", "litert")

@@ -99,8 +99,8 @@ class ExpectedImages:
         if not largest <= tolerance:
             worst = int(np.argmax(np.nan_to_num(difference.reshape(len(difference), -1).max(axis=1), nan=np.inf)))
             raise ExportError(
-                f"Expected the exported {kind} to answer as the model does, within {tolerance:.2g}. "
-                f"Received: outputs that differ by {largest:.2g} for image {worst} of the examples. Nothing was written."
+                f"Expected the exported {kind} to answer as the model does, within {tolerance:.3g}. "
+                f"Received: outputs that differ by {largest:.3g} for image {worst} of the examples. Nothing was written."
             )
         return largest
 

@@ -157,8 +157,8 @@ def compare(kind: str, answer: Mapping[str, Any], expected: Expected, tolerance:
     if not largest <= tolerance:
         worst = int(np.argmax(np.nan_to_num(difference.max(axis=1), nan=np.inf)))
         raise ExportError(
-            f"Expected the exported {kind} to answer as the model does, within {tolerance:.2g}. "
-            f"Received: logits that differ by {largest:.2g} for {shortened(expected.texts[worst])}. Nothing was written."
+            f"Expected the exported {kind} to answer as the model does, within {tolerance:.3g}. "
+            f"Received: logits that differ by {largest:.3g} for {shortened(expected.texts[worst])}. Nothing was written."
         )
     _compare_answers(kind, answer, logits, expected.class_names)
     return {"max_abs_logit_difference": largest, "tolerance": tolerance, "examples": len(expected.texts)}

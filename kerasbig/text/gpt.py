@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ GPT_SIZES: dict[str, dict[str, int]] = {
 
 # Brown et al., 2020, arXiv:2005.14165, table 2.1, the smallest model; Hu et al., 2021, arXiv:2106.09685, table 11.
 FROM_SCRATCH_RATE, LORA_RATE, FINE_TUNING_RATE = 6e-4, 2e-4, 5e-5
+
+
+_EMBEDDING_DEVIATION = 0.02
+# Kernels whose products are added to a layer's input.
+_ADDED = ("/attention_output/kernel", "/feedforward_output_dense/kernel")
 
 
 def gpt_generator(
@@ -173,7 +179,32 @@ def _from_size(size: str, vocabulary: BytePair, sequence_length: int, dropout: f
     backbone = keras_hub.models.GPT2Backbone(
         vocabulary_size=len(vocabulary.vocabulary), max_sequence_length=sequence_length, dropout=dropout, dtype=dtype, **GPT_SIZES[size]
     )
+    size_new_weights(backbone)
     return keras_hub.models.GPT2CausalLM(backbone, preprocessor=preprocessor)
+
+
+def size_new_weights(backbone: keras_hub.models.GPT2Backbone) -> None:
+    """Gives random weights the sizes that GPT-2's began with; KerasHub's, as they come, learn more slowly.
+
+    Embeddings get a deviation of 0.02, of which KerasHub gives those of tokens half, and the two products of each layer that
+    are added to its input are divided by the square root of how many such there are.
+
+    Args:
+        backbone: A new backbone. On trained weights this would spoil them.
+
+    Example:
+        >>> backbone = keras_hub.models.GPT2Backbone(300, 2, 2, 64, 256, max_sequence_length=32)
+        >>> size_new_weights(backbone)
+        >>> round(float(keras.ops.std(backbone.token_embedding.embeddings)), 3)
+        0.02
+
+    Source: Radford et al., 2019, section 2.3.
+    """
+    table = backbone.token_embedding.embeddings
+    table.assign(table * (_EMBEDDING_DEVIATION / keras.ops.std(table)))
+    for weight in backbone.weights:
+        if weight.path.endswith(_ADDED):
+            weight.assign(weight / math.sqrt(2 * backbone.num_layers))
 
 
 def _enable_lora(model: keras_hub.models.CausalLM, rank: int) -> None:

@@ -5,7 +5,8 @@ from kerasbig.vision.detection import Detections, detect, detection_answers
 from kerasbig.vision.detector import compile_object_detector, photo_shape, vit_detector
 from kerasbig.vision.errors import Verdict, judge, worst
 from kerasbig.vision.face import compile_face_classifier, face_classifier
-from kerasbig.vision.face_finding import CutFaces, FoundFace, align_face, cut_faces, find_faces
+from kerasbig.vision.face_finding import FoundFace, align_face, find_faces
+from kerasbig.vision.face_folders import CutFaces, cut_faces
 from kerasbig.vision.fcos import FcosLoss
 from kerasbig.vision.gallery import Comparison, Gallery, Match, embed, verify
 from kerasbig.vision.margins import ArcFaceLoss, CosFaceLoss

@@ -8,19 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
-from kerasbig.data.image_folders import Skipped, read_image_folder
 from kerasbig.data.images import decode
-from kerasbig.data.sources import missing
-from kerasbig.files import replacing_folder
 
 # Where eyes, nose and corners of the mouth stand in a face of 112 x 112 pixels, x and y, as face models are commonly fed
 # (the template of InsightFace, `face_align.py`).
@@ -46,23 +40,6 @@ class FoundFace:
     score: float
 
 
-@dataclass(frozen=True)
-class CutFaces:
-    """What `cut_faces` did.
-
-    Attributes:
-        written: How many faces were written.
-        without: Photographs on which no face was found; nothing was written for them.
-        several: Photographs with more than one face; the largest was taken.
-        skipped: What is wrong with the files that were skipped.
-    """
-
-    written: int
-    without: tuple[str, ...]
-    several: tuple[str, ...]
-    skipped: tuple[str, ...]
-
-
 def find_faces(images: Sequence[str | os.PathLike[str] | bytes | np.ndarray], *, least_side: int = 20) -> list[list[FoundFace]]:
     """Finds the faces of photographs.
 
@@ -85,7 +62,7 @@ def find_faces(images: Sequence[str | os.PathLike[str] | bytes | np.ndarray], *,
     """
     if isinstance(images, str | bytes | os.PathLike) or (isinstance(images, np.ndarray) and images.ndim == 3):
         raise ValueError("Expected a list of images. Received: a single one. Put it into a list.")
-    find = _finder(least_side)
+    find = face_finder(least_side)
     return [find(_pixels(image)) for image in images]
 
 
@@ -110,7 +87,7 @@ def align_face(
         >>> align_face(np.full((112, 112, 3), 9, "uint8"), face, (56, 56, 3))[28, 28].tolist()
         [9, 9, 9]
     """
-    side = _square_side(image_shape)
+    side = square_side(image_shape)
     # Pixel i covers i to i + 1: places are scaled, not the numbers of pixels.
     a, b, x, y = _similarity((TEMPLATE + 0.5) * side / TEMPLATE_SIDE, face.landmarks + 0.5)
     # Where the face is larger than what is asked for, several points are read for each pixel and averaged.
@@ -120,74 +97,8 @@ def align_face(
     return np.asarray(large.reduce(points))
 
 
-def cut_faces(
-    photos: str | os.PathLike[str],
-    to: str | os.PathLike[str],
-    *,
-    image_shape: tuple[int, int, int] = (112, 112, 3),
-    least_side: int = 20,
-    skip_bad: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> CutFaces:
-    """Makes a folder of cut faces, which `kb.data.load` reads, out of a folder of photographs.
-
-    Of each photograph the largest face is taken. Sub-folders and names stay; ".png" is added to them.
-
-    Args:
-        photos: A folder with a sub-folder of photographs for each person.
-        to: The folder to make.
-        image_shape: (side, side, 3) of the faces in pixels.
-        least_side: Pixels across the smallest face to look for.
-        skip_bad: Whether to skip and list files that are no images, instead of stopping.
-        overwrite: Whether to replace `to`.
-        progress: Whether to show a bar.
-
-    Raises:
-        FileNotFoundError: If `photos` is not there.
-        FileExistsError: If `to` is, and `overwrite` is not given.
-        ImportError: Without `pip install 'kerasbig[faces]'`.
-        RuntimeError: On another Keras backend than TensorFlow.
-        ValueError: If there is no photograph or no face on any, a file is no image, or an argument is out of range.
-
-    Example:
-        >>> import tempfile
-        >>> cut_faces(tempfile.mkdtemp(), "faces")
-        Traceback (most recent call last):
-            ...
-        ValueError: Expected ...
-    """
-    _square_side(image_shape)
-    folder = Path(photos)
-    if not folder.is_dir():
-        raise missing(folder)
-    skipped = Skipped(skip_bad)
-    paths = read_image_folder(folder, skipped).columns["image"]
-    find = _finder(least_side)
-    without: list[str] = []
-    several: list[str] = []
-    with replacing_folder(to, overwrite=overwrite) as made:
-        for path in track(paths, "photographs", console=Console(stderr=True), transient=True, disable=not progress):
-            try:
-                photo = decode(path)
-            except ValueError as error:
-                skipped.add(error)
-                continue
-            faces = find(photo)
-            if len(faces) != 1:
-                (several if faces else without).append(path)
-            if faces:
-                file = made / f"{Path(path).relative_to(folder)}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(align_face(photo, faces[0], image_shape)).save(file)
-        written = sum(1 for _ in made.rglob("*.png"))
-        if not written:
-            raise ValueError(f"Expected a face on a photograph of {str(folder)!r}. Received: {len(paths)} without. See least_side.")
-    return CutFaces(written, tuple(without), tuple(several), tuple(skipped.messages))
-
-
-def _finder(least_side: int) -> Callable[[np.ndarray], list[FoundFace]]:
-    """Returns a function from uint8 (H, W, 3) to its faces."""
+def face_finder(least_side: int) -> Callable[[np.ndarray], list[FoundFace]]:
+    """Returns a function from uint8 (H, W, 3) to its faces, the largest first; raises as `find_faces` does."""
     if least_side < _FINDS:
         raise ValueError(f"Expected least_side of at least {_FINDS} pixels; no smaller face is found. Received: least_side={least_side!r}")
     if keras.backend.backend() != "tensorflow":
@@ -219,7 +130,8 @@ def _face(row: np.ndarray, scale: np.ndarray) -> FoundFace:
     return FoundFace(row[1:5] * np.tile(scale, 2), np.stack([row[6:11], row[11:16]], axis=1) * scale, float(row[5]))
 
 
-def _square_side(image_shape: tuple[int, ...]) -> int:
+def square_side(image_shape: tuple[int, ...]) -> int:
+    """Returns the side of (side, side, 3), or raises a `ValueError`."""
     if len(image_shape) != 3 or image_shape[0] != image_shape[1] or image_shape[2] != 3 or image_shape[0] < 1:
         raise ValueError(f"Expected image_shape as (side, side, 3), such as (112, 112, 3). Received: image_shape={image_shape!r}")
     return image_shape[0]
