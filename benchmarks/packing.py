@@ -9,8 +9,9 @@ with numbers and, one paragraph in ten, Chinese characters. A byte-level vocabul
 
 One fresh process then does what a training does: it builds a generator, finds the documents (`kerasbig.data.load`), tokenizes
 them into a mapped file and packs them (`kerasbig.data.batches`), and takes one shuffled epoch of batches without training on
-them. Its resident memory is what the system counts (VmHWM), TensorFlow included. Memory "with all processes" also has
-the processes that tokenize, shared pages counted once (the sum of Pss, sampled). Busy is processor time by time and cores.
+them. Its resident memory is what the system counts (VmHWM), TensorFlow included; JAX, which only the tests install and
+TensorFlow imports where it is there, is not. Memory "with all processes" also has the processes that tokenize, shared pages
+counted once (the sum of Pss, sampled). Busy is processor time by time and cores.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def paragraphs(random: np.random.Generator) -> Iterator[str]:
 
 def pack(file: Path) -> dict[str, Any]:
     """Does what a training does before its first step, and an epoch of batches; returns seconds and memory of each step."""
+    sys.modules["jax"] = None  # type: ignore[assignment]
     load_tensorflow()
     import kerasbig as kb
     from kerasbig.data.token_workers import number_of_cores

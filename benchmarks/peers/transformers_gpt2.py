@@ -36,14 +36,15 @@ def main() -> None:
 
 
 def generate(model: Any, batch: int, prompt: int, tokens: int) -> dict[str, float]:
-    """Writes greedily and returns the seconds."""
+    """Writes greedily, twice, and returns the seconds of the second time."""
     model.eval()
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, model.config.vocab_size - 1, (batch, prompt)))
-    with torch.inference_mode():
+    for _ in range(2):
         started = time.perf_counter()
-        written = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0
-        )
+        with torch.inference_mode():
+            written = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0
+            )
         seconds = time.perf_counter() - started
     return {"seconds": seconds, "tokens": int(written[:, prompt:].numel())}
 

@@ -77,7 +77,7 @@ def quantize_model(
                 f"Expected layers that are not quantized. Received: {kernel.path!r}, which is. "
                 "Call kerasbig.compress.strip(model) first, or name other layers with layers=."
             )
-    fresh = {"per_channel": per_channel, "output_sizes": [] if per_channel else None}
+    fresh: dict[str, Any] = {"per_channel": per_channel, "output_sizes": [] if per_channel else None}
     rows = [fresh] * len(taken) if ranges is None else _checked_ranges(taken, ranges)
     with model.distribute_strategy.scope():
         for kernel, row in zip(taken, rows, strict=True):
