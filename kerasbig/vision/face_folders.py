@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,27 +89,17 @@ def cut_faces(
     paths = read_image_folder(folder, skipped).columns["image"]
     find = face_finder(least_side)
     waiting = _waiting_place(folder, to, image_shape, least_side)
-    before = _found_before(waiting / _RECORD)
-    counts: dict[str, int] = {}
-    waiting.mkdir(parents=True, exist_ok=True)
-    with open(waiting / _RECORD, "a", encoding="utf-8") as record:
-        for path in track(paths, "photographs", console=Console(stderr=True), transient=True, disable=not progress):
-            state = _state(path)
-            if state in before and (not before[state] or _place(waiting, folder, path).is_file()):
-                counts[path] = before[state]
-                continue
-            try:
-                photo = decode(path)
-            except ValueError as error:
-                skipped.add(error)
-                continue
-            faces = find(photo)
-            if faces:
-                with replacing_file(_place(waiting, folder, path)) as file:
-                    Image.fromarray(align_face(photo, faces[0], image_shape)).save(file)
-            counts[path] = len(faces)
-            record.write(json.dumps({"state": state, "faces": len(faces)}) + "\n")
-            record.flush()
+
+    def cut(path: str) -> int:
+        photo = decode(path)
+        faces = find(photo)
+        if faces:
+            with replacing_file(_place(waiting, folder, path)) as file:
+                Image.fromarray(align_face(photo, faces[0], image_shape)).save(file)
+        return len(faces)
+
+    shown = track(paths, "photographs", console=Console(stderr=True), transient=True, disable=not progress)
+    counts = _each_once(shown, cut, waiting / _RECORD, skipped)
     found = [path for path, count in counts.items() if count]
     if found:
         with replacing_folder(to, overwrite=overwrite) as made:
@@ -122,6 +113,25 @@ def cut_faces(
     without = tuple(path for path, count in counts.items() if count == 0)
     several = tuple(path for path, count in counts.items() if count > 1)
     return CutFaces(len(found), without, several, tuple(skipped.messages))
+
+
+def _each_once(paths: Iterable[str], cut: Callable[[str], int], record: Path, skipped: Skipped) -> dict[str, int]:
+    """Cuts what a killed call has not and returns how many faces each photograph has."""
+    before, counts = _found_before(record), {}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with open(record, "a", encoding="utf-8") as stream:
+        for path in paths:
+            state = _state(path)
+            if state not in before:
+                try:
+                    before[state] = cut(path)
+                except ValueError as error:
+                    skipped.add(error)
+                    continue
+                stream.write(json.dumps({"state": state, "faces": before[state]}) + "\n")
+                stream.flush()
+            counts[path] = before[state]
+    return counts
 
 
 def _place(root: Path, photos: Path, path: str) -> Path:
