@@ -27,6 +27,8 @@ from kerasbig.data.images import decode
 from kerasbig.export import bundles, image_classifier, image_parity, image_runners, pictures, plain_images
 from kerasbig.export.kinds import fingerprint
 from kerasbig.export.predictors import require_onnx_file
+from kerasbig.export.slim_litert import slimmed
+from kerasbig.export.to_litert import converted
 from kerasbig.export.to_onnx import write_onnx
 from kerasbig.export.untrusted_images import read_plain_model
 
@@ -345,6 +347,33 @@ def test_a_plain_vit_in_bfloat16_and_a_format_without_its_manifest(tmp_path: Pat
     for place in (folder / "model.weights.h5", folder / "model.tflite"):
         predictor = kb.export.load(place)
         np.testing.assert_allclose(predictor.logits([np.asarray(picture(16, 16))]), expected, atol=0.1)  # type: ignore[union-attr]
+
+
+def test_a_slimmed_file_answers_the_same_and_has_equal_vectors_once() -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    random = np.random.default_rng(0)
+    kernels = [tf.constant(random.normal(size=(3, 3, 64, 64)).astype("float32")) for _ in range(3)]
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 64), tf.float32)], autograph=False)
+    def three(x: tf.Tensor) -> tf.Tensor:
+        for kernel in kernels:
+            x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME"))
+        return x
+
+    file = converted(three, "dynamic")
+    slim = slimmed(file)
+    # Of three kernels with 64 zero points of 8 bytes, one's are left.
+    assert len(slim) < len(file) - 2 * 64 * 8
+    x, answers = random.normal(size=(1, 8, 8, 64)).astype("float32"), []
+    for content in (file, slim):
+        interpreter = Interpreter(model_content=content)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+    np.testing.assert_array_equal(answers[0], answers[1])
+    assert slimmed(slim) == slim
 
 
 @pytest.mark.slow

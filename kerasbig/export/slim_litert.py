@@ -1,4 +1,7 @@
-"""A LiteRT file without what no interpreter reads: the names of inner tensors, empty tables, a buffer for each tensor without values."""
+"""A LiteRT file without what no interpreter reads: the names of inner tensors, empty tables, a buffer for each tensor without values.
+
+Equal vectors, such as the zero points of each output of a kernel, which are all zero, are written once and pointed at.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,24 @@ def slimmed(file: bytes) -> bytes:
             if tensor.quantization is not None and _is_empty(tensor.quantization.scale):
                 tensor.quantization = None
     _join_empty_buffers(model)
-    builder = flatbuffers.Builder(len(file))
+    builder = _SharingBuilder(len(file))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+class _SharingBuilder(flatbuffers.Builder):
+    """Writes vectors of the same values once: the format allows many tables to point at one."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: Any) -> int:  # noqa: N802  (the name that generated code calls)
+        """Returns the place of a vector."""
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._written:
+            self._written[key] = super().CreateNumpyVector(x)
+        return self._written[key]
 
 
 def _is_empty(values: Any) -> bool:
