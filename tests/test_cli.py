@@ -110,6 +110,7 @@ def test_the_same_seed_gives_the_same_run_and_config_repeats_it(run, reviews_csv
     assert (again / "metrics.json").read_text() == (run / "metrics.json").read_text()
 
 
+@pytest.mark.slow
 def test_regression(tmp_path, capsys):
     lines, targets = review_lines(80)
     rows = [(line, f"{target * 2 - 1 + 0.1 * (i % 5)}") for i, (line, target) in enumerate(zip(lines, targets, strict=True))]
@@ -237,6 +238,7 @@ def test_predict_and_evaluate_refuse(run, tmp_path, capsys):
     assert "to hold config.json" in failure(capsys, "evaluate", str(tmp_path / "broken"))[1]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_run(run, reviews_csv, tmp_path, capsys, monkeypatch):
     from kerasbig.cli import fitting
 

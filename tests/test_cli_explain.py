@@ -75,6 +75,7 @@ def test_examples_show_words_and_faithfulness(run, tmp_path, capsys):
     assert "random order" in html
 
 
+@pytest.mark.slow
 def test_train_can_explain(data, tmp_path):
     folder = tmp_path / "run"
     assert call("train", "text-classifier", "--data", data, "--out", str(folder), *TINY, "--explain", "3") == 0

@@ -139,6 +139,7 @@ def test_the_command_line_takes_a_training_only() -> None:
     assert "Expected --out RUN in the command" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_from_each_worker(tmp_path: Path) -> None:
     done = command("launch", "--workers", "2", "--", "train", "text-classifier", "--data", "none.csv", "--out", str(tmp_path / "run"))
     assert done.returncode == 1

@@ -31,7 +31,7 @@ class Quantized:
     float_report_bytes: int
 
 
-@pytest.fixture(scope="module", params=["int8", "int4"])
+@pytest.fixture(scope="module", params=["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def quantized(request) -> Quantized:
     model = build()
     report_bytes = sum(row["bytes"] for row in kb.compress.inspect(model).rows)
@@ -81,7 +81,8 @@ def test_no_exported_file_holds_them(quantized, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param("gptq", marks=pytest.mark.slow), "awq"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
 def test_calibrated_four_bits(algorithm):
     model = build()
     before, float_bytes = kb.data.predict_logits(model, LINES), stored_bytes(model)
@@ -103,6 +104,7 @@ def test_calibrated_four_bits(algorithm):
     assert f"already quantized to {algorithm}" in {row["reason"] for row in kb.compress.inspect(model).rows}
 
 
+@pytest.mark.slow
 def test_nothing_is_left_to_prune():
     model = build()
     quantize(model, "int8")

@@ -139,6 +139,7 @@ def train(review_vocabulary, review_examples) -> Train:
     return fit
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_what_it_kept_there(train, store):
     whole, resumed = whole_and_resumed(train, "memory://bucket/x.training")
     for one, other in zip(whole, resumed, strict=True):

@@ -91,6 +91,7 @@ def test_resumed_equals_uninterrupted(cut_at, uninterrupted, review_vocabulary, 
     assert not resume.path.exists()
 
 
+@pytest.mark.slow
 def test_random_state_of_dropout_is_kept(uninterrupted, review_vocabulary, review_examples, tmp_path):
     """Without the state of the dropout layers the weights would differ: shown by resetting them."""
     whole, _, _ = uninterrupted

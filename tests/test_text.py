@@ -66,7 +66,7 @@ def test_overfits_a_handful(tiny_bert, review_examples):
     few = kb.data.Examples(
         review_examples.inputs[:16], review_examples.targets[:16], review_examples.classes, list(range(16)), "few", "train"
     )
-    tiny_bert.fit(kb.data.batches(few, tiny_bert, batch_size=16, seed=0), epochs=40, verbose=0, shuffle=False)
+    tiny_bert.fit(kb.data.batches(few, tiny_bert, batch_size=16, seed=0).repeat(40), verbose=0, shuffle=False)
     assert tiny_bert.evaluate(few.inputs, few.targets, verbose=0)[1] == 1.0
 
 
