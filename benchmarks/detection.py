@@ -117,6 +117,7 @@ def measure(name: str, source: str, steps: int | None, arguments: argparse.Names
     train(model, model, splits, recipe, steps, recipe.learning_rate, arguments)
     minutes = (time.perf_counter() - started) / 60
     found = kb.vision.measure_detector(model, splits.test)
+    note(f"{name}: {found}, {minutes:.1f} minutes")
     return model, splits, {**found, "minutes": minutes, "parameters": model.count_params(), "steps": steps, "images": len(splits.test)}
 
 
@@ -159,10 +160,12 @@ def measure_files(model: Any, splits: Any, arguments: argparse.Namespace) -> dic
         files = {name: kb.export.load(folder, "litert") for name, folder in folders.items()}
         sizes = {name: file.bytes_on_disk() / 1e6 for name, file in files.items()}
         answers, taken = in_turns(files, splits.test.inputs)
-    return {
+    rows = {
         name: {"megabytes": sizes[name], "milliseconds": statistics.median(taken[name]), "map": precision(answers[name], splits.test)}
         for name in forms
     }
+    note(f"files: {rows}")
+    return rows
 
 
 def in_turns(files: dict[str, Any], images: Any) -> tuple[dict[str, list[Any]], dict[str, list[float]]]:
