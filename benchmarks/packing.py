@@ -81,7 +81,7 @@ def paragraphs(random: np.random.Generator) -> Iterator[str]:
 
 def pack(file: Path) -> dict[str, Any]:
     """Does what a training does before its first step, and an epoch of batches; returns seconds and memory of each step."""
-    sys.modules["jax"] = None  # type: ignore[assignment]
+    sys.modules["jax"] = None
     load_tensorflow()
     import kerasbig as kb
     from kerasbig.data.token_workers import number_of_cores

@@ -34,6 +34,7 @@ EXTRAS = (
     ("scikit-image", "skimage", "explain"),
     ("mtcnn", "mtcnn", "faces"),
     ("onnx", "onnx", "onnx"),
+    ("onnxruntime", "onnxruntime", "onnx"),
     ("tf2onnx", "tf2onnx", "onnx"),
 )
 KERAS_FLOOR = (3, 15, 1)
