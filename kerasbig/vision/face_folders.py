@@ -104,6 +104,8 @@ def cut_faces(
     if found:
         with replacing_folder(to, overwrite=overwrite) as made:
             for path in found:
+                if not _place(waiting, folder, path).is_file():
+                    cut(path)  # a cache may be swept at any time
                 target = _place(made, folder, path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(_place(waiting, folder, path), target)
