@@ -109,6 +109,18 @@ def test_random_state_of_dropout_is_kept(uninterrupted, review_vocabulary, revie
     assert largest_difference(whole, again) > 1e-6
 
 
+@pytest.mark.parametrize("with_resume", [False, True])
+def test_the_first_step_is_traced_once(with_resume, tmp_path, monkeypatch):
+    # As it is outside of these tests: see `traced_once` in conftest.py.
+    monkeypatch.setattr(keras.Model, "make_train_function", super(keras.Model, keras.Model).make_train_function)
+    model, traced = build_small(), []
+    monkeypatch.setattr(model, "train_step", lambda data: traced.append(data) or type(model).train_step(model, data))
+    x, y = np.zeros((8, 4), "float32"), np.zeros(8, "int32")
+    model.fit(x, y, verbose=0, callbacks=[Resume(tmp_path)] if with_resume else [])
+    # Without it, once more as soon as the optimizer's variables are there.
+    assert len(traced) == (1 if with_resume else 2)
+
+
 def test_a_later_fit_starts_at_its_own_first_epoch(tmp_path):
     model = build_small()
     with pytest.raises(PowerCut):

@@ -102,6 +102,8 @@ def train(case: dict[str, Any], strategy: tf.distribute.Strategy) -> dict[str, n
                 layer.rate = 0.0
         optimizer = OPTIMIZERS[case["optimizer"]](**case.get("optimizer_arguments", {}))
         model.compile(optimizer, built.loss, metrics=built.metrics, **({"jit_compile": False} | case.get("compile", {})))
+        if strategy.num_replicas_in_sync == 1:
+            model.optimizer.build(model.trainable_variables)  # or Keras traces each first step twice
     examples = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *built.batches.as_numpy_iterator())
     data = tf.data.Dataset.from_tensor_slices(examples).take(case.get("examples", 32)).batch(case.get("batch_size", 8))
     if "folder" in case:

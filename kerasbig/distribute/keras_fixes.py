@@ -31,6 +31,7 @@ from keras.src.layers.convolutional.base_separable_conv import BaseSeparableConv
 from keras.src.trainers.data_adapters import data_adapter_utils
 
 from kerasbig.distribute.agreement import check_same_data
+from kerasbig.distribute.optimizer_state import build_optimizer
 from kerasbig.distribute.refusals import check_training
 
 TESTED_KERAS = "3.15."
@@ -94,6 +95,7 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
     _never_call_without_rows(self)
     if training:
         check_training(self)
+        build_optimizer(self)
         _mend_optimizer(self.optimizer)
     # XLA takes the computation, not what replicas do together, so the step is compiled from within.
     step = _compiled_train_step(self) if training and self.jit_compile else step_function

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from kerasbig.distribute.agreement import gathered, is_chief, number_of_workers
+from kerasbig.distribute.optimizer_state import build_optimizer
 from kerasbig.files import replacing_file
 from kerasbig.remote import checkout, commit
 
@@ -89,11 +90,9 @@ class Resume(keras.callbacks.Callback):
         self._listen()
         self.path = checkout(self.location) / "resume.npz"
         self._check_same_state()
+        build_optimizer(self.model)
         if not self.path.exists():
             return
-        if not self.model.optimizer.built:
-            with self.model.distribute_strategy.scope():
-                self.model.optimizer.build(self.model.trainable_variables)
         with np.load(self.path, allow_pickle=False) as state:
             meta = json.loads(str(state["meta"]))
             self._check_and_assign(state, meta)
