@@ -88,7 +88,7 @@ def run_python():  # a function from code to what it prints
 
 @pytest.fixture(scope="session", autouse=True)
 def traced_once() -> Iterator[None]:
-    """Makes the variables of optimizers before the first step, as `Resume` does: half of the time that these small fits take."""
+    """Makes the variables of optimizers before the first step, as `Resume` does: tracing it twice is most of what small fits take."""
     import keras
 
     from kerasbig.distribute.optimizer_state import build_optimizer

@@ -8,8 +8,7 @@ import keras
 def build_optimizer(model: keras.Model) -> None:
     """Makes the variables of a compiled model's optimizer, unless they are there.
 
-    Left to the first step, they are made while it is traced, and TensorFlow then traces it once more: half of the time that a
-    `fit` takes to begin.
+    Left to the first step, they are made while it is traced, and TensorFlow then traces it once more.
 
     Args:
         model: A built and compiled model.
