@@ -49,7 +49,7 @@ RECIPES = {
     "digit_scenes": Recipe(
         model={"size": "lite-4", "image_shape": (96, 96, 3), "patch_size": 8, "stem": True, "pyramid": (4,)},
         augment={"shift": 0.1, "zoom": 0.15, "colour": 0.1},
-        steps=1500,
+        steps=1000,
         batch_size=16,
         learning_rate=1e-3,
         targets={"map": 0.40, "ap50": 0.60, "minutes": 10},

@@ -138,6 +138,8 @@ BUILDERS: dict[str, Callable[[], Built]] = {
     "vit_detector": vit_detector,
     "face_classifier": face_classifier,
 }
+# Other forms of a builder, in brackets, have the same kinds of kernels and gradients.
+ONE_OF_EACH = {name: build for name, build in BUILDERS.items() if "(" not in name}
 
 
 def public_builders() -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from builders import BUILDERS, Built, logits
+from builders import ONE_OF_EACH, Built, logits
 
 import kerasbig as kb
 
@@ -37,7 +37,7 @@ def in_one_order(built: Built) -> tf.data.Dataset:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    for number, build in enumerate(BUILDERS.values()):
+    for number, build in enumerate(ONE_OF_EACH.values()):
         built = build()
         without_dropout(built.model)
         with np.load(folder / f"{number}.start.npz") as start:

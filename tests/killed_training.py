@@ -46,6 +46,16 @@ class Kills(keras.callbacks.Callback):
         self.at("evaluation")
 
 
+def small(preprocessor: Any) -> keras.Model:
+    """Words, their mean and two classes: each of many starts has to trace it anew."""
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ("token_ids", "segment_ids", "padding_mask")}
+    words = keras.layers.Embedding(preprocessor.tokenizer.vocabulary_size(), 16)(inputs["token_ids"])  # (B, T, 16)
+    seen = keras.layers.Dropout(0.1)(words) * keras.ops.cast(inputs["padding_mask"], "float32")[..., None]
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.ops.mean(seen, axis=1)))
+    model.preprocessor = preprocessor
+    return model
+
+
 def main() -> None:
     import kerasbig as kb
 
@@ -59,10 +69,10 @@ def main() -> None:
         for part, role in ((slice(32), "train"), (slice(32, 40), "validation"))
     )
     keras.utils.set_random_seed(3)
+    vocabulary = kb.text.learn_wordpiece(lines, 120)
+    bert = kb.text.bert_classifier(("negative", "positive"), size="tiny", vocabulary=vocabulary, sequence_length=16)
     with strategy.scope():
-        model = kb.text.bert_classifier(
-            ("negative", "positive"), size="tiny", vocabulary=kb.text.learn_wordpiece(lines, 120), sequence_length=16, dropout=0.1
-        )
+        model = small(bert.preprocessor)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(kb.distribute.AdamW(1e-3, weight_decay=0.01), loss, metrics=["accuracy"])
     kills = Kills(plan, kb.distribute.worker_number(strategy))

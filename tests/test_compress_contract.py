@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import BUILDERS, Built, logits, public_builders
+from builders import BUILDERS, ONE_OF_EACH, Built, logits, public_builders
 
 import kerasbig as kb
 from kerasbig.compress.kernels import select_kernels
@@ -16,10 +16,9 @@ pytestmark = pytest.mark.slow
 EIGHT_CODES = 8 / 255
 
 
-# Other forms of a builder, in brackets, have the same kinds of kernels.
-@pytest.fixture(params=[name for name in BUILDERS if "(" not in name])
+@pytest.fixture(params=ONE_OF_EACH)
 def built(request: pytest.FixtureRequest) -> Built:
-    return BUILDERS[request.param]()
+    return ONE_OF_EACH[request.param]()
 
 
 def fit(built: Built, epochs: int = 1, callbacks: list | None = None) -> None:
