@@ -376,6 +376,29 @@ def test_a_slimmed_file_answers_the_same_and_has_equal_vectors_once() -> None:
     assert slimmed(slim) == slim
 
 
+def test_a_slimmed_file_may_have_its_large_tables_in_float16() -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    random = np.random.default_rng(0)
+    table, overflowing = random.normal(size=(1, 64, 128)).astype("float32"), np.full((1, 64, 128), 1e6, "float32")
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 64, 128), tf.float32)], autograph=False)
+    def placed(x: tf.Tensor) -> tf.Tensor:
+        return (x + table) * overflowing
+
+    file = converted(placed, "dynamic")
+    slim = slimmed(file, halve_tables=True)
+    # What float16 cannot hold stays as it is.
+    assert len(file) - table.nbytes * 0.5 - 3000 < len(slim) < len(file) - table.nbytes * 0.5 + 300
+    interpreter = Interpreter(model_content=slim)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.zeros((1, 64, 128), "float32"))
+    interpreter.invoke()
+    answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(answer, table.astype("float16").astype("float32") * overflowing, rtol=1e-6)
+    assert slimmed(slim, halve_tables=True) == slim
+
+
 @pytest.mark.slow
 def test_int8_takes_the_stem_too(tmp_path: Path) -> None:
     model = make_classifier()

@@ -128,7 +128,8 @@ def write_image_litert(
         ExportError: If the converter fails.
     """
     (folder / IMAGES_FILE).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
-    (folder / MODEL_FILE).write_bytes(slimmed(converted(function_of_pixels(model, finish), quantize)))
+    file = converted(function_of_pixels(model, finish), quantize)
+    (folder / MODEL_FILE).write_bytes(slimmed(file, halve_tables=quantize in ("dynamic", "int8")))
 
 
 def write_image_onnx(
