@@ -8,7 +8,7 @@
                                                          steps of training for it under the float model; minutes more
 
 The files find boxes in the test images one at a time, in turns, from pixels to boxes, in one thread each; average precision counts
-scores from 0.05. How much faster int8 is depends on the processor's own instructions for it.
+scores from 0.05.
 BCCD is at https://github.com/Shenggan/BCCD_Dataset (its folder `BCCD`). `--steps` and `--bccd-steps` shorten either.
 """
 

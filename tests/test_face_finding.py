@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -251,5 +250,8 @@ def test_the_finder_loses_faces_by_its_own_least_size(photo: np.ndarray) -> None
     detector = MTCNN(device="CPU:0")
     assert len(detector.detect_faces(photo)) == 1
     # By the processor, it finds nothing, or shrinks the photograph until a convolution refuses it.
-    with contextlib.suppress(ValueError):
-        assert detector.detect_faces(photo, min_face_size=40) == []
+    try:
+        found = detector.detect_faces(photo, min_face_size=40)
+    except ValueError as error:
+        found = str(error)
+    assert found == [] or "empty output" in found
