@@ -17,8 +17,8 @@ def build_optimizer(model: keras.Model) -> None:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         >>> model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
         >>> build_optimizer(model)
-        >>> [variable.name for variable in model.optimizer.variables]
-        ['iteration', 'learning_rate', 'dense_kernel_momentum', 'dense_bias_momentum']
+        >>> [variable.shape for variable in model.optimizer.variables]  # steps, learning rate, two averages
+        [(), (), (2, 1), (1,)]
     """
     if not model.optimizer.built:
         with model.distribute_strategy.scope():
