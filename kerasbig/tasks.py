@@ -40,6 +40,7 @@ class Task:
         watch: Validation data to callbacks that add to the history what `monitor` needs.
         read_gallery: Path and model to the people that were enrolled after the training; None where nobody can be.
         complete: Sets what a trained model keeps beside its weights, from its data.
+        one_shape: Whether all batches but the last are of one shape, so that XLA compiles the step twice and no more.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Task:
     watch: Callable[[Any], list[keras.callbacks.Callback]] = lambda validation: []
     read_gallery: Callable[[Path, keras.Model], Any] | None = None
     complete: Callable[[keras.Model, Splits], None] = lambda model, splits: None
+    one_shape: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,6 +312,7 @@ TASKS: dict[str, Task] = {
         answer=_answer_classifier,
         explainers=("lime", "shap", "integrated_gradients", "attention"),
         preset_class="ImageClassifier",
+        one_shape=True,
     ),
     "face-classifier": Task(
         name="face-classifier",
@@ -342,6 +345,7 @@ TASKS: dict[str, Task] = {
         preset_class="ImageClassifier",
         read_gallery=vision.Gallery.read,
         complete=vision.complete_faces,
+        one_shape=True,
     ),
     "object-detector": Task(
         name="object-detector",
@@ -370,5 +374,6 @@ TASKS: dict[str, Task] = {
         preset_class="ObjectDetector",
         monitor="val_map",
         watch=lambda validation: [vision.CocoMetrics(validation)],
+        one_shape=True,
     ),
 }

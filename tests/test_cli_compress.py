@@ -15,6 +15,8 @@ import pytest
 from conftest import review_lines
 from test_cli import TINY, call, failure, output, write_csv
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
@@ -40,7 +42,6 @@ def test_prune_leaves_embeddings_alone_and_learns_from_the_run(run, tmp_path, ca
     assert len(history.splitlines()) == 3
 
 
-@pytest.mark.slow
 def test_every_step_in_one_command(run, tmp_path, capsys):
     out = tmp_path / "small"
     words = ["--distill-to", "1", "--prune", "0.5", "--cluster", "8", "--qat", "--embeddings", "--epochs", "1"]
@@ -63,7 +64,6 @@ def test_static_int8_of_a_plain_run(run, tmp_path, capsys):
     assert output(capsys, "export", str(run), *words)["manifest"]["formats"]["litert"]["parity"]["max_abs_logit_difference"] < 0.1
 
 
-@pytest.mark.slow
 def test_the_same_command_gives_the_same_run_also_after_a_kill(run, tmp_path):
     words = ["compress", str(run), "--prune", "0.5", "--cluster", "8", "--epochs", "2", "--precision", "float32"]
     assert call(*words, "--out", str(tmp_path / "whole")) == 0

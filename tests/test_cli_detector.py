@@ -16,6 +16,8 @@ from kerasbig.cli.explaining import section
 from kerasbig.data.drawing import draw_boxes
 from kerasbig.tasks import TASKS
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("rouge", "зелёный")
 
 
@@ -156,7 +158,6 @@ def test_drawing_outlines_the_box():
     assert (labelled[..., 0] == 255).sum() > 200
 
 
-@pytest.mark.slow
 def test_a_run_is_compressed_and_exported_in_int8(run, tmp_path, capsys):
     small = tmp_path / "small"
     assert call("compress", str(run), "--prune", "0.5", "--cluster", "16", "--qat", "--epochs", "1", "--out", str(small)) == 0

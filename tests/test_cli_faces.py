@@ -14,6 +14,8 @@ from test_cli import call, failure, output
 import kerasbig as kb
 from kerasbig.run import open_run
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "--size",
     "lite-2",

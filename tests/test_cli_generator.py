@@ -15,6 +15,8 @@ import kerasbig as kb
 from kerasbig.export import bundles
 from kerasbig.run import open_run
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--size", "tiny", "--vocabulary-size", "300", "--sequence-length", "24", "--epochs", "2", "--precision", "float32"]
 
 
@@ -106,7 +108,6 @@ def test_a_run_is_exported(run, tmp_path, capsys, monkeypatch):
     assert (code, "Expected quantize out of dynamic, float16, None for a text-generator" in line) == (1, True)
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(run, arguments, tmp_path):
     assert call(*arguments, "--out", str(tmp_path / "again")) == 0
     assert json.loads((tmp_path / "again/metrics.json").read_text()) == json.loads((run / "metrics.json").read_text())
@@ -114,7 +115,6 @@ def test_the_same_seed_gives_the_same_run(run, arguments, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.slow
 def test_lora_trains_little_and_leaves_a_plain_model(run, arguments, tmp_path, capsys):
     start = [word for word in arguments if word not in ("--size", "tiny", "--vocabulary-size", "300")]
     fine = output(capsys, *start, "--preset", str(run / "preset"), "--lora-rank", "2", "--out", str(tmp_path / "fine"), "--json")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from builders import picture_examples
@@ -13,6 +14,7 @@ from PIL import Image
 from test_cli import call, failure, output
 
 import kerasbig as kb
+from kerasbig.cli import fitting
 from kerasbig.run import open_run
 
 TINY = ["--size", "lite-2", "--patch-size", "4", "--epochs", "2", "--precision", "float32", "--learning-rate", "0.003"]
@@ -74,6 +76,7 @@ def test_evaluate_and_predict(run: Path, photos: Path, capsys: Any) -> None:
     assert "nothing.png', which is not there" in failure(capsys, "predict", str(run), "nothing.png")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lime", "shap", "integrated_gradients", "attention"])
 def test_explain(run: Path, photos: Path, tmp_path: Path, capsys: Any, method: str) -> None:
     page, photo = tmp_path / "page.html", str(photos / "left" / "0.png")
@@ -87,6 +90,7 @@ def test_explain(run: Path, photos: Path, tmp_path: Path, capsys: Any, method: s
     assert "strongest places (x, y in % of the picture)" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_explain_examples_of_the_run(run: Path, tmp_path: Path, capsys: Any) -> None:
     words = ("--examples", "3", "--method", "integrated_gradients", "--out", str(tmp_path / "page.html"), "--json")
     result = output(capsys, "explain", str(run), *words)
@@ -94,6 +98,7 @@ def test_explain_examples_of_the_run(run: Path, tmp_path: Path, capsys: Any) -> 
     assert "Received: 'nothing.png'" in failure(capsys, "explain", str(run), "nothing.png", "--out", str(tmp_path / "other.html"))[1]
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_answers_the_same(run: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
     formats = ["saved_model", "hdf5", "litert"]
     manifest = output(capsys, "export", str(run), "--to", str(tmp_path / "pets"), "--format", ",".join(formats), "--json")["manifest"]
@@ -121,6 +126,17 @@ def test_what_is_refused(photos: Path, tmp_path: Path, capsys: Any) -> None:
     assert "image_size of at least 2" in refused("--image-size", "1")
     assert "size to be one of lite-2" in refused("--skip-bad", "--size", "mini")
     assert "augment to be one of none, light" in refused("--skip-bad", "--augment", "heavy", *TINY)
+
+
+def test_long_trainings_are_compiled_by_xla(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "XLA_STEPS", 2)
+    compiled = []
+    monkeypatch.setattr(keras.Model, "fit", lambda model, *_, **__: compiled.append(model.jit_compile))
+    monkeypatch.setattr(fitting, "save", lambda *_, **__: None)
+    words = ["train", "image-classifier", "--data", str(photos), "--skip-bad", *TINY]
+    for number, more in enumerate((["--epochs", "2"], ["--epochs", "1"], ["--epochs", "2", "--precision", "mixed_bfloat16"])):
+        call(*words, *more, "--out", str(tmp_path / f"{number}"))
+    assert compiled == [True, False, False]
 
 
 @pytest.mark.slow

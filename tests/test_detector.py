@@ -44,6 +44,7 @@ def trained():
     return model, examples, history
 
 
+@pytest.mark.slow
 def test_learns_two_images_by_heart(trained):
     model, examples, history = trained
     assert history["loss"][-1] < 0.2 * history["loss"][0]
@@ -171,6 +172,7 @@ def test_pretrained_weights_arrive_at_another_size(tmp_path):
     assert compared > 30
 
 
+@pytest.mark.slow
 def test_windows_of_attention_for_large_images(tmp_path):
     model = small(size="lite-4", image_shape=(64, 64, 3), window_size=4)
     assert isinstance(model.backbone, keras_hub.models.ViTDetBackbone)
@@ -187,6 +189,7 @@ def test_windows_of_attention_for_large_images(tmp_path):
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.slow
 def test_mixed_bfloat16_computes_about_the_same_loss_and_answers_in_float32():
     whole, mixed, examples = small(), small(dtype="mixed_bfloat16"), scenes(4)
     assert mixed.backbone.compute_dtype == "bfloat16"
@@ -263,6 +266,7 @@ def test_ignored_boxes_do_not_teach():
     assert labels["classes"].numpy().tolist() == [[0]]
 
 
+@pytest.mark.slow
 def test_a_detector_is_taught_by_another():
     images, boxes = framed_scenes(4)
     examples = Examples(images, boxes, CLASSES, [1, 2, 3, 4], "made", "train")

@@ -73,6 +73,7 @@ def test_features_are_compared_too():
     assert float(np.mean((np.asarray(middles[0]) - np.asarray(middles[1])) ** 2)) < 0.1 * float(np.var(np.asarray(middles[0])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_a_student_comes_near_its_teacher_which_stays_as_it_was(policy, review_vocabulary, review_examples):
     teacher = bert(review_vocabulary, size="tiny", dtype=policy)
@@ -120,6 +121,7 @@ def test_a_narrower_student_begins_anew(review_vocabulary):
     kb.data.predict_logits(student, ["a fine film"])
 
 
+@pytest.mark.slow
 def test_a_vision_student_has_its_teachers_layers():
     keras.utils.set_random_seed(0)
     backbone = keras_hub.models.ViTBackbone(image_shape=(16, 16, 3), patch_size=8, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=32)
@@ -142,6 +144,7 @@ def _encoders(teacher: keras.Model, student: keras.Model, source: int, own: int)
     return [(teacher, names[0], source), (student, names[1], own)]
 
 
+@pytest.mark.slow
 def test_pruning_takes_the_student_alone(review_vocabulary, review_examples):
     teacher, student = bert(review_vocabulary, size="tiny"), bert(review_vocabulary, size="tiny", seed=1)
     before = teacher.get_weights()

@@ -212,6 +212,28 @@ print(json.dumps(out))
     assert json.loads(printed) == [[[0, 1, 2], [3, 4, 5, 6]], [[7, 8, 9], [10, 11, 12, 13]], [[14], [15]]]
 
 
+def test_an_uneven_last_batch_is_not_traced_anew(run_python):
+    printed = run_python(
+        MODEL
+        + """
+class Counted(keras.layers.Layer):
+    calls = 0
+    def call(self, inputs):
+        Counted.calls += 1
+        return inputs
+with strategy.scope():
+    model = keras.Sequential([keras.Input((2,)), Counted(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+for action in (model.fit, model.evaluate):
+    for rows in (4, 5):
+        before = Counted.calls
+        action(x[:rows], y[:rows], batch_size=4, verbose=0)
+        print(Counted.calls - before > 0)
+"""
+    )
+    assert printed.split() == ["True", "False"] * 2
+
+
 def test_files_and_own_parts_are_left_to_tensorflow(run_python):
     printed = run_python(
         MODEL

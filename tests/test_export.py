@@ -214,6 +214,7 @@ def test_litert_quantizations(tmp_path: Path, quantize: str | None) -> None:
     np.testing.assert_allclose(predictor.logits(TEXTS), expected, atol=limit)
 
 
+@pytest.mark.slow
 def test_onnx(tmp_path: Path, model: keras.Model) -> None:
     folder = kb.export.onnx(model, tmp_path / "film", examples=SHORT)
     assert kb.export.read_manifest(folder)["formats"]["onnx"]["parity"]["max_abs_logit_difference"] < 1e-5
@@ -224,6 +225,7 @@ def test_onnx(tmp_path: Path, model: keras.Model) -> None:
     assert predictor.bytes_on_disk() == (folder / "model.onnx").stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("by_row", [True, False])
 def test_int8_keeps_small_rows_of_the_token_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_row: bool) -> None:
@@ -261,6 +263,7 @@ def test_the_fresh_process_cannot_import_kerasbig(
         parity.run_checks({"litert": exported}, {"litert": expected}, quantize="dynamic")
 
 
+@pytest.mark.slow
 def test_a_bfloat16_model_is_exported_in_float32(tmp_path: Path, model: keras.Model) -> None:
     half = make_model(dtype="mixed_bfloat16")
     half.set_weights(model.get_weights())
@@ -273,6 +276,7 @@ def test_a_bfloat16_model_is_exported_in_float32(tmp_path: Path, model: keras.Mo
     np.testing.assert_allclose(kb.export.load(folder).logits(TEXTS), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_regression(tmp_path: Path) -> None:
     model = make_model(None)
     folder = kb.export.bundle(model, tmp_path / "rating", ("saved_model", "litert"), examples=SHORT)

@@ -21,6 +21,8 @@ from kerasbig.export import bundles, image_runners, object_detector, pictures
 from kerasbig.export.detector_graph import DetectorGraph, in_original_pixels
 from kerasbig.export.detector_parity import ExpectedDetections, wrong_boxes
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("chat", "犬")
 FORMATS = ["saved_model", "hdf5", "litert"]
 
@@ -166,7 +168,6 @@ def test_boxes_in_the_black_sides_are_left_out(resize: str) -> None:
     assert (found["count"] < 40).all()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_windowed_and_plain_detectors(tmp_path: Path) -> None:
     image = np.asarray(picture(40, 40))
@@ -177,7 +178,6 @@ def test_windowed_and_plain_detectors(tmp_path: Path) -> None:
         assert kb.export.load(folder).predict([image]) == found_by(model, image[None])  # type: ignore[union-attr]
 
 
-@pytest.mark.slow
 def test_int8(tmp_path: Path) -> None:
     model = make_detector()
     batch = np.random.default_rng(0).random((8, 32, 48, 3)).astype("float32")

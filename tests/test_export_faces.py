@@ -19,6 +19,8 @@ import kerasbig as kb
 from kerasbig.export import face_classifier, image_runners, pictures
 from kerasbig.export.parity import ExportError
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("Ada", "Зоя", "Sofia")
 # Unit vectors: the measured differences are a third of these or less. Runners resize with NumPy, within 1 of 255.
 CLOSE = {"saved_model": 1e-5, "hdf5": 1e-5, "litert": 0.02, "onnx": 1e-3}
@@ -116,7 +118,6 @@ def test_other_embeddings_are_an_error() -> None:
         replace(expected, outputs=expected.outputs + 9).measured("litert", same, "dynamic")
 
 
-@pytest.mark.slow
 def test_a_plain_vit_in_bfloat16(tmp_path: Path) -> None:
     model = make_face_classifier(stem=False, pooling="token", dtype="mixed_bfloat16")
     for format in ("saved_model", "hdf5", "litert", "onnx"):

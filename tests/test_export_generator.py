@@ -33,6 +33,8 @@ from kerasbig.export.generator_predictors import SavedModelGenerator
 from kerasbig.export.litert_generator import LiteRTGenerator
 from kerasbig.vision import face
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a film", "", "你好 the quick brown fox " * 8, "x"]
 GREEDY: dict[str, Any] = {"max_tokens": 12}
 SAMPLED: dict[str, Any] = {"max_tokens": 12, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 3}
@@ -106,7 +108,6 @@ def test_the_manifest_says_what_was_measured(exported: Path, model: keras.Model)
     assert manifest["formats"]["saved_model"]["parity"]["max_abs_nats_per_token"] < 1e-4
 
 
-@pytest.mark.slow
 def test_every_format_answers_the_built_in_texts(model: keras.Model, tmp_path: Path) -> None:
     manifest = kb.export.read_manifest(kb.export.bundle(model, tmp_path / "tales", quantize=None))
     for entry in manifest["formats"].values():
@@ -444,7 +445,6 @@ def test_a_diverged_model_is_refused(tmp_path: Path) -> None:
 # Models of other forms
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_lora_and_mixed_precision_are_exported_as_they_compute(tmp_path: Path) -> None:
     pairs = kb.text.learn_bpe(["a film, a film", "the quick brown fox"], 300)

@@ -239,6 +239,7 @@ def test_a_predictor_answers_as_predict_does(exported: Path, model: keras.Model,
     assert len(predictor.predict(files * 5)) == 5 * len(files)
 
 
+@pytest.mark.slow
 def test_onnx(exported: Path, model: keras.Model, photos: list[Path], tmp_path: Path) -> None:
     """It joins the Bundle that is there, answers as the model does, and takes any number of images at once."""
     import onnxruntime
@@ -338,6 +339,7 @@ def test_hdf5_is_plain_keras_bit_for_bit(exported: Path, model: keras.Model) -> 
     assert all(np.array_equal(a, b) for a, b in zip(loaded, model.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_plain_vit_in_bfloat16_and_a_format_without_its_manifest(tmp_path: Path) -> None:
     model = make_classifier(stem=False, pooling="token", resize="pad", dtype="mixed_bfloat16", image_shape=(16, 16, 3))

@@ -161,6 +161,7 @@ def other_families() -> dict[str, keras_hub.models.CausalLM]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["opt", "llama3"])
 def test_other_families(family: str) -> None:
     model = scatter(other_families()[family], 0.5)
@@ -175,6 +176,7 @@ def test_other_families(family: str) -> None:
     assert texts[0] == "".join(kb.text.stream(model, "a film", max_tokens=6, compiled=False))
 
 
+@pytest.mark.slow
 def test_gemma_without_pictures() -> None:
     model = scatter(other_families()["gemma3"], 0.5)
     model.preprocessor = other_families()["llama3"].preprocessor
@@ -182,6 +184,7 @@ def test_gemma_without_pictures() -> None:
     assert run(model, [[10, 20, 30], [11]], max_tokens=8) == [written(model, prompt, 8, likeliest) for prompt in ([10, 20, 30], [11])]
 
 
+@pytest.mark.slow
 def test_a_model_without_such_a_cache_is_run_whole(model: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {method: run(model, PROMPTS, max_tokens=6, method=method) for method in ("greedy", "contrastive")}
     for module in (forward_module, engine_module):
@@ -379,6 +382,7 @@ def log_likelihood(model: keras.Model, prompt: list[int], rest: Sequence[int]) -
     return float(logits[np.arange(len(rest)), list(rest)].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [[0], [1, 2], [3, 3, 1]])
 def test_beam_finds_what_trying_all_finds(five_tokens: keras.Model, prompt: list[int]) -> None:
     whole = [list(text) for text in itertools.product(range(4), repeat=3)]
@@ -389,6 +393,7 @@ def test_beam_finds_what_trying_all_finds(five_tokens: keras.Model, prompt: list
     assert found == [token for token in best if token != 4]
 
 
+@pytest.mark.slow
 def test_beams(five_tokens: keras.Model) -> None:
     prompts = [[0], [1, 2], [3, 3, 1], [2]]
     greedy, two = (run(five_tokens, prompts, max_tokens=6, method="beam", num_beams=count) for count in (1, 2))
@@ -420,6 +425,7 @@ def contrastive(model: keras.Model, prompt: list[int], count: int, candidates: i
     return ids[len(prompt) :]
 
 
+@pytest.mark.slow
 def test_contrastive_against_numpy(model: keras.Model) -> None:
     expected = [contrastive(model, prompt, 10, 5, 0.7) for prompt in PROMPTS]
     assert run(model, PROMPTS, max_tokens=10, method="contrastive", top_k=5, penalty_alpha=0.7) == expected
@@ -566,6 +572,7 @@ def test_new_layers_are_seen(pairs: kb.text.BytePair) -> None:
     assert run(model, [[5]], max_tokens=8) == [written(model, [5], 8, likeliest)] != before
 
 
+@pytest.mark.slow
 def test_a_quantized_model_runs_its_own_layers(pairs: kb.text.BytePair) -> None:
     model = scatter(kb.text.gpt_generator(size="tiny", vocabulary=pairs, sequence_length=32))
     model.quantize("int8")

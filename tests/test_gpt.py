@@ -218,6 +218,7 @@ def test_a_position_does_not_see_the_future(vocabulary: BytePair) -> None:
     assert np.abs(before[:, 12:] - after[:, 12:]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_learns_a_text_by_heart(vocabulary: BytePair) -> None:
     model = tiny(vocabulary)
     assert model.class_names is None
@@ -244,6 +245,7 @@ def test_weights_of_zero_count_nowhere(vocabulary: BytePair) -> None:
     assert scores["accuracy"] == pytest.approx((logits.argmax(-1) == token_ids)[:, :10].mean(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_mixed_bfloat16_trains(vocabulary: BytePair) -> None:
     model = tiny(vocabulary, dtype="mixed_bfloat16")
     assert model.backbone.get_layer("transformer_layer_0").compute_dtype == "bfloat16"

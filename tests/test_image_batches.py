@@ -132,6 +132,7 @@ def test_files_cached_or_not_are_the_same(model: keras.Model, tmp_path: Path) ->
     np.testing.assert_allclose(logits, model.predict(runs[0], verbose=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_epoch_has_an_order_and_changes_of_its_own(model: keras.Model) -> None:
     def epochs(seed: int = 0, start: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
         dataset = kb.data.batches(examples(), model, batch_size=4, seed=seed, augment="strong")

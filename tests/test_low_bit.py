@@ -12,6 +12,8 @@ import pytest
 
 import kerasbig as kb
 
+pytestmark = pytest.mark.slow
+
 LINES = ["a fine film with a story", "a dull film with no story at all", "一部 很好 的 电影"] * 6
 
 
@@ -31,7 +33,7 @@ class Quantized:
     float_report_bytes: int
 
 
-@pytest.fixture(scope="module", params=["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["int8", "int4"])
 def quantized(request) -> Quantized:
     model = build()
     report_bytes = sum(row["bytes"] for row in kb.compress.inspect(model).rows)
@@ -81,7 +83,6 @@ def test_no_exported_file_holds_them(quantized, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["gptq", "awq"])
 def test_calibrated_four_bits(algorithm):
     model = build()
@@ -104,7 +105,6 @@ def test_calibrated_four_bits(algorithm):
     assert f"already quantized to {algorithm}" in {row["reason"] for row in kb.compress.inspect(model).rows}
 
 
-@pytest.mark.slow
 def test_nothing_is_left_to_prune():
     model = build()
     quantize(model, "int8")

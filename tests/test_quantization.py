@@ -484,6 +484,7 @@ def test_resume_goes_on_to_equal_weights(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns(policy):
     model = kb.compress.quantize_model(net(policy=policy), calibration=[X])
@@ -504,6 +505,7 @@ def test_weights_saved_in_the_middle_come_back(tmp_path):
     np.testing.assert_array_equal(again.predict(X, verbose=0), model.predict(X, verbose=0))
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one(run_python):
     code = """
         import numpy as np, tensorflow as tf, keras
@@ -547,6 +549,7 @@ def litert_operations(folder) -> list[tuple[str, list[tuple[str, int]]]]:
     return [(op["op_name"], [kind(i) for i in op["inputs"] if i in tensors]) for op in interpreter._get_ops_details()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_every_matrix_product_of_the_file_is_int8(per_channel, tiny_bert, review_examples, tmp_path):
     batches = [inputs for inputs, *_ in kb.data.batches(review_examples, tiny_bert, batch_size=16)]
@@ -569,6 +572,7 @@ def test_every_matrix_product_of_the_file_is_int8(per_channel, tiny_bert, review
     assert np.abs(exported - twin.reference_logits(kb.compress.strip(tiny_bert), texts)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_clustered_kernels_stay_few_codes_in_the_file(tiny_bert, review_examples, tmp_path):
     kb.compress.cluster_weights(tiny_bert, 16)
     batches = [inputs for inputs, *_ in kb.data.batches(review_examples, tiny_bert, batch_size=16)]

@@ -21,6 +21,8 @@ import kerasbig as kb
 from kerasbig.export import pictures
 from kerasbig.serve import Server
 
+pytestmark = pytest.mark.slow
+
 FILES = list(pictures.default_pictures())
 
 

@@ -22,6 +22,8 @@ from kerasbig.export import bundles
 from kerasbig.serve import Server
 from kerasbig.serve.servables import TensorSpec, _empty_value
 
+pytestmark = pytest.mark.slow
+
 SAMPLED = {"max_tokens": 14, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 3}
 
 

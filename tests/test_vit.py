@@ -178,6 +178,7 @@ def test_saved_and_read_again(stem, tmp_path):
     assert type(model).from_config(model.get_config()).count_params() == model.count_params()
 
 
+@pytest.mark.slow
 def test_it_learns_and_stays_learnt_in_bfloat16():
     examples = picture_examples()
     keras.utils.set_random_seed(0)

@@ -192,6 +192,7 @@ def test_other_splits_keep_their_order(model: Any) -> None:
     assert all_windows(dataset) == all_windows(dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("respect_borders", [False, True])
 def test_resumed_training_equals_a_whole_one(vocabulary: Any, tmp_path: Path, respect_borders: bool) -> None:
     def train(*callbacks: keras.callbacks.Callback) -> list[np.ndarray]:

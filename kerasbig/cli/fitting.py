@@ -28,10 +28,12 @@ from kerasbig.cli.sampling import Samples, read_samples
 from kerasbig.data import Boxes, Documents, ImageFiles, Splits
 from kerasbig.files import replacing_file, replacing_folder, require_new
 from kerasbig.run import Run, describe, open_run, write_run
-from kerasbig.tasks import Measured, find_task
+from kerasbig.tasks import Measured, Task, find_task
 
 # A generator is asked to go on from the beginnings of these first validation documents.
 PROMPTS, PROMPT_CHARACTERS = 3, 40
+# A training of fewer steps is over before XLA has won back the half minute that it compiles for.
+XLA_STEPS = 1000
 
 
 def train(options: FitOptions, out: str, *, overwrite: bool) -> Run | None:
@@ -175,6 +177,8 @@ def fit(
     with model.distribute_strategy.scope():
         trainee = model if teacher is None else compress.distill(teacher, model)
         task.compile(trainee, make_optimizer(options, len(train) * epochs))
+    if _pays_xla(model, task, len(train) * epochs):
+        trainee.jit_compile = True
     # Every worker keeps its own copy: they are equal, and only the chief's becomes the Run.
     best_weights = folder / f"best{distribute.worker_number(model.distribute_strategy) or ''}.weights.h5"
     choosing: list[keras.callbacks.Callback] = []
@@ -201,6 +205,12 @@ def fit(
     return Fit(
         export.float32_twin(model), resume.history, train.padding.to_dict(), seconds, speed.examples_per_second, read_samples(samples_file)
     )
+
+
+def _pays_xla(model: keras.Model, task: Task, steps: int) -> bool:
+    """Whether XLA makes a training shorter: a long one with images, in float32 on one device."""
+    one_device = model.distribute_strategy.num_replicas_in_sync == 1
+    return task.one_shape and one_device and model.backbone.compute_dtype == "float32" and steps >= XLA_STEPS
 
 
 def _samples(model: keras.Model, splits: Splits, options: FitOptions, file: Path) -> list[keras.callbacks.Callback]:

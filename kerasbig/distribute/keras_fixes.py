@@ -114,7 +114,8 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
             outputs = strategy.run(replica_step, args=(data,))
         return keras.tree.map_structure(lambda value: strategy.reduce("MEAN", value, axis=None), outputs)
 
-    traced = run if self.run_eagerly else tf.function(run, reduce_retracing=True, autograph=False)
+    traced = tf.function(run, reduce_retracing=True, autograph=False)
+    traced_for = set()
 
     def function(iterator: Any) -> Any:
         batches: list[Any] = []
@@ -126,6 +127,12 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
                     raise StopIteration from None
                 break
         phases = _phases(self.optimizer, len(batches)) if training else ((True, False),) * len(batches)
+        if self.run_eagerly:
+            return run(batches, phases)
+        if phases not in traced_for:
+            # For any number of rows: traced for the first batch's, it would be traced again for a last batch of fewer.
+            traced.get_concrete_function((iterator.element_spec,) * len(batches), phases)
+            traced_for.add(phases)
         return traced(tuple(batches), phases)
 
     return function

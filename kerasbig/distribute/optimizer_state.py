@@ -17,7 +17,7 @@ def build_optimizer(model: keras.Model) -> None:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         >>> model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
         >>> build_optimizer(model)
-        >>> [variable.shape for variable in model.optimizer.variables]  # steps, learning rate, two averages
+        >>> [tuple(variable.shape) for variable in model.optimizer.variables]  # steps, learning rate, two averages
         [(), (), (2, 1), (1,)]
     """
     if not model.optimizer.built:
