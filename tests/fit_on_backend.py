@@ -46,7 +46,7 @@ def main() -> None:
         losses = built.model.fit(in_one_order(built), epochs=3, shuffle=False, verbose=0).history["loss"]
         built.model.save_weights(folder / f"{number}.weights.h5")
         # Compiled as a whole: called, JAX compiles each operation by itself. Keras's own, since KerasHub's would tokenize once more.
-        answers = keras.Model.predict_on_batch(built.model, built.inputs)
+        answers = keras.Model.predict_on_batch(built.model, keras.tree.map_structure(np.asarray, built.inputs))
         np.savez(folder / f"{number}.npz", losses=losses, logits=answers)
 
 
