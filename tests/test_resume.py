@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import vit_classifier
+from conftest import whole_and_resumed
 
 from kerasbig.data import batches
-from kerasbig.distribute import Resume
+from kerasbig.distribute import AdamW, Resume
 from kerasbig.text import bert_classifier
 
 
@@ -161,3 +163,14 @@ def test_a_cut_while_saving_leaves_the_older_state(tmp_path, monkeypatch):
 def test_keras_still_has_what_resume_sets():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     assert model._initial_epoch is None
+
+
+def test_resumed_equals_uninterrupted_under_xla(tmp_path):
+    def train(*callbacks):
+        built = vit_classifier()
+        built.model.compile(AdamW(1e-3), built.loss, jit_compile=True)
+        built.model.fit(built.batches, epochs=2, shuffle=False, verbose=0, callbacks=list(callbacks))
+        return built.model.get_weights()
+
+    for whole, resumed in zip(*whole_and_resumed(train, tmp_path), strict=True):
+        np.testing.assert_array_equal(resumed, whole)

@@ -32,7 +32,7 @@ from kerasbig.tasks import Measured, Task, find_task
 
 # A generator is asked to go on from the beginnings of these first validation documents.
 PROMPTS, PROMPT_CHARACTERS = 3, 40
-# A training of fewer steps is over before XLA has won back the half minute that it compiles for.
+# Shorter trainings are left to TensorFlow: XLA compiles for seconds, for each size of batch.
 XLA_STEPS = 1000
 
 
@@ -177,7 +177,7 @@ def fit(
     with model.distribute_strategy.scope():
         trainee = model if teacher is None else compress.distill(teacher, model)
         task.compile(trainee, make_optimizer(options, len(train) * epochs))
-    if _pays_xla(model, task, len(train) * epochs):
+    if compression is None and _pays_xla(model, task, len(train) * epochs):
         trainee.jit_compile = True
     # Every worker keeps its own copy: they are equal, and only the chief's becomes the Run.
     best_weights = folder / f"best{distribute.worker_number(model.distribute_strategy) or ''}.weights.h5"
