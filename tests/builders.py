@@ -22,9 +22,14 @@ class Built:
     inputs: Any
     """One batch as the model takes it."""
     loss: keras.losses.Loss
-    metrics: list[str]
+    metrics: list[keras.metrics.Metric]
+    """Objects: for metrics that are named only, Keras traces the first step twice."""
     computes_in_int8: bool = True
     """Whether its LiteRT file can have int8 activations, or int8 weights alone."""
+
+
+def accuracy() -> keras.metrics.Metric:
+    return keras.metrics.SparseCategoricalAccuracy("accuracy")
 
 
 def bert_classifier(*, regression: bool = False) -> Built:
@@ -36,7 +41,8 @@ def bert_classifier(*, regression: bool = False) -> Built:
     model = kb.text.bert_classifier(classes, size="tiny", vocabulary=kb.text.learn_wordpiece(lines, 120), sequence_length=16)
     batches = kb.data.batches(examples, model, batch_size=8)
     loss = keras.losses.MeanSquaredError() if regression else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return Built(model, batches, next(iter(batches))[0], loss, ["mean_absolute_error" if regression else "accuracy"])
+    metric = keras.metrics.MeanAbsoluteError() if regression else accuracy()
+    return Built(model, batches, next(iter(batches))[0], loss, [metric])
 
 
 def gpt_generator() -> Built:
@@ -47,7 +53,7 @@ def gpt_generator() -> Built:
     model = kb.text.gpt_generator(size="tiny", vocabulary=vocabulary, sequence_length=16)
     batches = kb.data.batches(documents, model, batch_size=8, shuffle=False, progress=False).take(4)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return Built(model, batches, next(iter(batches))[0], loss, ["accuracy"], computes_in_int8=False)
+    return Built(model, batches, next(iter(batches))[0], loss, [accuracy()], computes_in_int8=False)
 
 
 def framed_scenes(count: int, side: int = 32, seed: int = 0) -> tuple[np.ndarray, kb.data.Boxes]:
@@ -97,7 +103,7 @@ def vit_classifier(*, stem: bool = False) -> Built:
     model = kb.vision.vit_classifier(examples.classes, size="lite-2", image_shape=(8, 8, 3), patch_size=4, pooling="gap", **how)
     batches = kb.data.batches(examples, model, batch_size=8, shuffle=False)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return Built(model, batches, next(iter(batches))[0], loss, ["accuracy"])
+    return Built(model, batches, next(iter(batches))[0], loss, [accuracy()])
 
 
 def drawn_faces(people: int, photos: int, side: int = 16, seed: int = 0) -> kb.data.Examples:
@@ -126,7 +132,7 @@ def face_classifier() -> Built:
     # A small scale, so that rounding is no larger than with the other builders.
     model = kb.vision.face_classifier(examples.classes, size="lite-2", image_shape=(8, 8, 3), patch_size=4, embedding_dim=16, scale=4.0)
     batches = kb.data.batches(examples, model, batch_size=8, seed=1)
-    return Built(model, batches, next(iter(batches))[0], kb.vision.ArcFaceLoss(0.2, 4), ["accuracy"])
+    return Built(model, batches, next(iter(batches))[0], kb.vision.ArcFaceLoss(0.2, 4), [accuracy()])
 
 
 BUILDERS: dict[str, Callable[[], Built]] = {

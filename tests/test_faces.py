@@ -25,7 +25,7 @@ PEOPLE = ("Ada", "Emmy", "Sofia")
 def built() -> Built:
     """A classifier that has learnt four people."""
     made = face_classifier()
-    made.model.compile(keras.optimizers.Adam(2e-3), made.loss, metrics=["accuracy"])
+    made.model.compile(keras.optimizers.Adam(2e-3), made.loss, metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")])
     made.model.fit(made.batches, epochs=6, verbose=0)
     made.model.class_names = drawn_faces(4, 1, side=8).classes
     made.model.threshold = 0.5

@@ -34,7 +34,11 @@ class CutAt(keras.callbacks.Callback):
 def build(vocabulary):
     keras.utils.set_random_seed(11)
     model = bert_classifier(("negative", "positive"), size="tiny", vocabulary=vocabulary, sequence_length=32)
-    model.compile(keras.optimizers.AdamW(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.AdamW(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+    )
     return model
 
 

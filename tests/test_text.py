@@ -62,7 +62,11 @@ def test_regression_head(review_vocabulary):
 
 
 def test_overfits_a_handful(tiny_bert, review_examples):
-    tiny_bert.compile(keras.optimizers.AdamW(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    tiny_bert.compile(
+        keras.optimizers.AdamW(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+    )
     few = kb.data.Examples(
         review_examples.inputs[:16], review_examples.targets[:16], review_examples.classes, list(range(16)), "few", "train"
     )
