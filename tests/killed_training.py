@@ -17,6 +17,7 @@ from typing import Any
 sys.modules |= dict.fromkeys(("sklearn", "scipy", "pandas", "matplotlib", "jax"))
 
 import keras  # noqa: E402
+import keras_hub  # noqa: E402
 import numpy as np  # noqa: E402
 
 FOLDER = Path(sys.argv[2])
@@ -72,10 +73,10 @@ def main() -> None:
         for part, role in ((slice(32), "train"), (slice(32, 40), "validation"))
     )
     keras.utils.set_random_seed(3)
-    vocabulary = kb.text.learn_wordpiece(lines, 120)
-    bert = kb.text.bert_classifier(("negative", "positive"), size="tiny", vocabulary=vocabulary, sequence_length=16)
+    tokenizer = keras_hub.tokenizers.BertTokenizer(kb.text.learn_wordpiece(lines, 120))
+    preprocessor = keras_hub.models.BertTextClassifierPreprocessor(tokenizer, sequence_length=16)
     with strategy.scope():
-        model = small(bert.preprocessor)
+        model = small(preprocessor)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(kb.distribute.AdamW(1e-3, weight_decay=0.01), loss, metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")])
     kills = Kills(plan, kb.distribute.worker_number(strategy))

@@ -224,14 +224,14 @@ class Counted(keras.layers.Layer):
 with strategy.scope():
     model = keras.Sequential([keras.Input((2,)), Counted(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-for action in (model.fit, model.evaluate):
+for action in (model.fit, model.evaluate, model.predict):
     for rows in (4, 5):
         before = Counted.calls
-        action(x[:rows], y[:rows], batch_size=4, verbose=0)
+        action(x[:rows], *((y[:rows],) if action != model.predict else ()), batch_size=4, verbose=0)
         print(Counted.calls - before > 0)
 """
     )
-    assert printed.split() == ["True", "False"] * 2
+    assert printed.split() == ["True", "False"] * 3
 
 
 def test_files_and_own_parts_are_left_to_tensorflow(run_python):

@@ -49,7 +49,7 @@ def small() -> Any:
     from builders import Built
 
     random = np.random.default_rng(2)
-    ids, targets = random.integers(0, 20, (32, 6)).astype("int32"), random.integers(0, 3, 32).astype("int32")
+    ids, targets = random.integers(0, 20, (40, 6)).astype("int32"), random.integers(0, 3, 40).astype("int32")
     keras.utils.set_random_seed(3)
     layers = [keras.Input((6,), dtype="int32"), keras.layers.Embedding(20, 8), Positions(), keras.layers.Dense(8, "tanh")]
     model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(3)])
@@ -62,7 +62,7 @@ def raw_strings() -> Any:
     from builders import BUILDERS
     from conftest import review_lines
 
-    return replace(BUILDERS["bert_classifier"](), batches=tf.data.Dataset.from_tensor_slices(review_lines(32)).batch(8))
+    return replace(BUILDERS["bert_classifier"](), batches=tf.data.Dataset.from_tensor_slices(review_lines(40)).batch(8))
 
 
 def own_files(case: dict[str, Any]) -> tf.data.Dataset:
@@ -105,10 +105,10 @@ def train(case: dict[str, Any], strategy: tf.distribute.Strategy) -> dict[str, n
         if strategy.num_replicas_in_sync == 1:
             model.optimizer.build(model.trainable_variables)  # or Keras traces each first step twice
     examples = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *built.batches.as_numpy_iterator())
-    data = tf.data.Dataset.from_tensor_slices(examples).take(case.get("examples", 32)).batch(case.get("batch_size", 8))
+    data = tf.data.Dataset.from_tensor_slices(examples).take(case.get("examples", 40)).batch(case.get("batch_size", 8))
     if "folder" in case:
         data = own_files(case)
-    history = model.fit(data, epochs=case.get("epochs", 3), shuffle=False, verbose=0).history
+    history = model.fit(data, epochs=case.get("epochs", 2), shuffle=False, verbose=0).history
     out = {f"weight {i}": np.asarray(weight) for i, weight in enumerate(model.get_weights())}
     out |= {f"fit {name}": np.array(values) for name, values in history.items()}
     out |= {f"evaluate {name}": np.array(value) for name, value in model.evaluate(data, verbose=0, return_dict=True).items()}

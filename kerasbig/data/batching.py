@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from kerasbig.data.box_augmentation import BoxAugmentation
 from kerasbig.data.documents import Documents
 from kerasbig.data.examples import Examples
 from kerasbig.data.images import is_images
+from kerasbig.data.passes import planned_batches
 from kerasbig.data.tokenizing import TokenTable, tokenize
 
 logger = logging.getLogger(__name__)
@@ -243,13 +244,12 @@ def _dataset(
 ) -> tf.data.Dataset:
     """Returns the batches of a plan, asked for anew at each pass."""
 
-    def generate() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-        for chosen in next_plan():
-            yield padded(table, chosen, widths), targets[chosen]
+    def make(chosen: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        return padded(table, chosen, widths), targets[chosen]
 
     ids = tf.TensorSpec((None, None), tf.int32)
     signature = ({"token_ids": ids, "segment_ids": ids, "padding_mask": ids}, tf.TensorSpec((None,), targets.dtype))
-    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    dataset = planned_batches(next_plan, make, signature)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from kerasbig.data.boxes import Boxes
 from kerasbig.data.examples import Examples
 from kerasbig.data.image_graph import JPEG_RATIOS, resized, upright
 from kerasbig.data.images import DECODERS, ImageFiles, decode
+from kerasbig.data.passes import asked_anew
 
 RESIZES = ("stretch", "crop", "pad")
 # Decoded and resized images are kept in memory up to this many bytes.
@@ -299,13 +299,13 @@ def _by_pillow(content: Any, path: Any) -> np.ndarray:
 def _indices(order: EpochOrder, count: int, shuffle: bool) -> tf.data.Dataset:
     """Returns the numbers of one pass, each with that of its epoch."""
 
-    def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def ask() -> tuple[np.ndarray, np.ndarray]:
         epoch = order.epoch
         chosen = np.concatenate(order.next_epoch()) if shuffle else np.arange(count)
-        yield chosen.astype("int64"), np.full(count, epoch, "int64")
+        return chosen, np.full(count, epoch)
 
     numbers = tf.TensorSpec((count,), tf.int64)
-    return tf.data.Dataset.from_generator(generate, output_signature=(numbers, numbers)).unbatch()
+    return asked_anew(ask, (numbers, numbers)).unbatch()
 
 
 def _loader(source: ImageSource, augment: Augmentation | BoxAugmentation | None, seed: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from keras import ops
 
 from kerasbig.data.batching import EpochOrder, Padding, accept_prepared, grouped_by_length, padded_widths, width_for
 from kerasbig.data.documents import Documents
+from kerasbig.data.passes import planned_batches
 from kerasbig.data.token_files import Tokens, tokenize_documents
 
 # Each window read from a file maps about 64 KiB of it.
@@ -236,20 +237,20 @@ class _Scores(keras.Model):
 
 def _dataset(windows: Windows, next_plan: Callable[[], list[np.ndarray]], steps: int, widths: np.ndarray) -> tf.data.Dataset:
     """Returns the batches of a plan, asked for anew at each pass."""
+    mapped = 0
 
-    def generate() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
-        mapped = 0
-        for chosen in next_plan():
-            yield windows.batch(chosen, width_for(int(windows.lengths[chosen].max()), widths))
-            mapped += len(chosen)
-            if mapped >= WINDOWS_KEPT_MAPPED:
-                windows.tokens.release()
-                mapped = 0
+    def make(chosen: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        nonlocal mapped
+        if mapped >= WINDOWS_KEPT_MAPPED:
+            windows.tokens.release()
+            mapped = 0
+        mapped += len(chosen)
+        return windows.batch(chosen, width_for(int(windows.lengths[chosen].max()), widths))
 
     shape = (None, int(widths[0]) if len(widths) == 1 else None)
     ids = tf.TensorSpec(shape, tf.int32)
     signature = ({"token_ids": ids, "padding_mask": ids}, ids, tf.TensorSpec(shape, tf.float32))
-    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    dataset = planned_batches(next_plan, make, signature)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
 

@@ -138,10 +138,30 @@ def _make_function(self: Any, step_function: Callable[[Any], Any]) -> Callable[[
     return function
 
 
-def make_predict_function(self: Any, force: bool = False) -> Any:
-    """Makes Keras's own, for a model that is never called on no rows."""
+def make_predict_function(self: Any, force: bool = False) -> None:
+    """Makes Keras's own, for a model that is never called on no rows, traced for any number of rows."""
+    if self.predict_function is not None and not force:
+        return
     _never_call_without_rows(self)
-    return type(self).make_predict_function(self, force)
+    type(self).make_predict_function(self, force)
+    stock = self.predict_function
+    if self.run_eagerly:
+        return
+    traced_for = set()
+
+    def function(batches: Sequence[Any]) -> Any:
+        if len(batches) not in traced_for:
+            stock.get_concrete_function([keras.tree.map_structure(_spec_of_any_rows, batch) for batch in batches])
+            traced_for.add(len(batches))
+        return stock(batches)
+
+    self.predict_function = function
+
+
+def _spec_of_any_rows(item: Any) -> tf.TypeSpec:
+    """Returns what a value of a batch and one of twice its rows have in common."""
+    twice = tf.nest.map_structure(lambda tensor: tf.concat([tensor, tensor], 0), item, expand_composites=True)
+    return tf.type_spec_from_value(item).most_specific_common_supertype([tf.type_spec_from_value(twice)])
 
 
 def _never_call_without_rows(model: Any) -> None:
