@@ -16,6 +16,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 PROGRAMS = (
     "accuracy",
+    "allocation",
     "compression",
     "detection",
     "distribution",
