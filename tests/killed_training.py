@@ -16,9 +16,9 @@ from typing import Any
 # What Keras imports for its wrappers and plots is a third of a start; nothing here needs it.
 sys.modules |= dict.fromkeys(("sklearn", "scipy", "pandas", "matplotlib", "jax"))
 
-import keras  # noqa: E402
-import keras_hub  # noqa: E402
-import numpy as np  # noqa: E402
+import keras
+import keras_hub
+import numpy as np
 
 FOLDER = Path(sys.argv[2])
 

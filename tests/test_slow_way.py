@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import call, output
 
 pytestmark = pytest.mark.slow
 
@@ -88,27 +89,12 @@ def served(bundle: str, text: str) -> list[float]:
     return answer["probabilities"]
 
 
-def test_kill_9_and_the_same_command_again_give_the_same_metrics(three_classes, tmp_path):
-    def arguments(out: str) -> list[str]:
-        return [
-            "train",
-            "text-classifier",
-            "--data",
-            three_classes,
-            "--out",
-            out,
-            "--size",
-            "tiny",
-            "--epochs",
-            "12",
-            "--precision",
-            "float32",
-        ]
-
+def test_kill_9_and_the_same_command_again_give_the_same_metrics(three_classes, tmp_path, capsys):
+    words = ["train", "text-classifier", "--data", three_classes, "--size", "tiny", "--epochs", "12", "--precision", "float32", "--out"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    kerasbig(*arguments(str(whole)))
+    assert call(*words, str(whole)) == 0
     state = tmp_path / "cut.training" / "resume.npz"
-    process = subprocess.Popen([sys.executable, "-m", "kerasbig", *arguments(str(cut))], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "kerasbig", *words, str(cut)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not (state.exists() and finished_epochs(state) >= 2):
         assert process.poll() is None
@@ -117,7 +103,9 @@ def test_kill_9_and_the_same_command_again_give_the_same_metrics(three_classes, 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not cut.exists()
-    assert "Going on with the training" in kerasbig(*arguments(str(cut))).stderr
+    capsys.readouterr()
+    assert call(*words, str(cut)) == 0
+    assert "Going on with the training" in capsys.readouterr().err
     assert json.loads((cut / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
     assert (cut / "history.csv").read_text() == (whole / "history.csv").read_text()
 
@@ -127,7 +115,7 @@ def finished_epochs(state: Path) -> int:
         return json.loads(str(content["meta"]))["epoch"]
 
 
-def test_a_pretrained_model_learns_the_real_reviews(tmp_path):
+def test_a_pretrained_model_learns_the_real_reviews(tmp_path, capsys):
     """The file is sorted, and a classifier that saw it in that order ends at chance."""
     import kerasbig as kb
 
@@ -141,5 +129,5 @@ def test_a_pretrained_model_learns_the_real_reviews(tmp_path):
             writer.writerows((text, splits.classes[target]) for target, text in rows)
     source = ",".join(f"{role}={tmp_path / f'{role}.csv'}" for role in ("train", "validation", "test"))
     run = str(tmp_path / "run")
-    kerasbig("train", "text-classifier", "--data", source, "--preset", "minilm-l6", "--epochs", "1", "--out", run)
-    assert json.loads(kerasbig("evaluate", run, "--json").stdout)["accuracy"] > 0.72
+    assert call("train", "text-classifier", "--data", source, "--preset", "minilm-l6", "--epochs", "1", "--out", run) == 0
+    assert output(capsys, "evaluate", run, "--json")["accuracy"] > 0.72
