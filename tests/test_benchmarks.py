@@ -140,8 +140,7 @@ def test_compression_wants_four_folders_or_none(tmp_path):
 
 # The others train for minutes even so: docs/benchmarks.md says how to run them.
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["packing", "training"])
-def test_quick_runs_end_with_json(program):
-    done = run(program, "--quick")
+def test_a_quick_run_ends_with_json():
+    done = run("packing", "--quick")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["benchmark"] == program
+    assert json.loads(done.stdout.splitlines()[-1])["benchmark"] == "packing"

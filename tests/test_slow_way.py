@@ -1,4 +1,4 @@
-"""The whole way as a user goes it: real processes, real data, a real kill."""
+"""The whole way as a user goes it: processes that train and serve, real data, a real kill."""
 
 from __future__ import annotations
 
@@ -28,12 +28,6 @@ WORDS = {
 FILLER = ["film", "电影", "Geschichte", "histoire", "très", "sehr", "今天", "heute"]
 
 
-def kerasbig(*arguments: str) -> subprocess.CompletedProcess[str]:
-    finished = subprocess.run([sys.executable, "-m", "kerasbig", *arguments], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    return finished
-
-
 @pytest.fixture(scope="module")
 def three_classes(tmp_path_factory) -> str:
     file = tmp_path_factory.mktemp("data") / "drei.csv"
@@ -49,18 +43,19 @@ def three_classes(tmp_path_factory) -> str:
     return str(file)
 
 
-def test_each_command_alone_on_three_classes_in_three_languages(three_classes, tmp_path):
+def test_each_command_on_three_classes_in_three_languages(three_classes, tmp_path, capsys):
     run, pruned, bundle = str(tmp_path / "run"), str(tmp_path / "pruned"), str(tmp_path / "saved_models/drei")
-    kerasbig("train", "text-classifier", "--data", three_classes, "--out", run, "--size", "tiny", "--sequence-length", "48")
-    metrics = json.loads(kerasbig("evaluate", run, "--data", three_classes, "--json").stdout)
-    assert metrics["accuracy"] > 0.95
-    answers = json.loads(kerasbig("predict", run, "精彩极了 今天", "ein müder Film heute", "rien de spécial", "--json").stdout)
-    assert [answer["label"] for answer in answers["predictions"]] == ["正面", "negativ", "neutral"]
-    kerasbig("compress", run, "--prune", "0.5", "--out", pruned, "--data", three_classes)
-    assert json.loads(kerasbig("evaluate", pruned, "--json").stdout)["accuracy"] > 0.9
-    kerasbig("export", run, "--to", bundle, "--format", "saved_model,hdf5,litert", "--quantize", "dynamic")
-    kerasbig("report", run, pruned, bundle, "--out", str(tmp_path / "page.html"))
-    assert served(bundle, "精彩极了 今天") == pytest.approx(list(answers["predictions"][0]["probabilities"].values()), abs=1e-5)
+    command = ["train", "text-classifier", "--data", three_classes, "--out", run, "--size", "tiny", "--sequence-length", "48"]
+    finished = subprocess.run([sys.executable, "-m", "kerasbig", *command], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert output(capsys, "evaluate", run, "--data", three_classes, "--json")["accuracy"] > 0.95
+    answers = output(capsys, "predict", run, "精彩极了 今天", "ein müder Film heute", "rien de spécial", "--json")["predictions"]
+    assert [answer["label"] for answer in answers] == ["正面", "negativ", "neutral"]
+    assert call("compress", run, "--prune", "0.5", "--out", pruned, "--data", three_classes) == 0
+    assert output(capsys, "evaluate", pruned, "--json")["accuracy"] > 0.9
+    assert call("export", run, "--to", bundle, "--format", "saved_model,hdf5,litert", "--quantize", "dynamic") == 0
+    assert call("report", run, pruned, bundle, "--out", str(tmp_path / "page.html")) == 0
+    assert served(bundle, "精彩极了 今天") == pytest.approx(list(answers[0]["probabilities"].values()), abs=1e-5)
 
 
 def served(bundle: str, text: str) -> list[float]:
