@@ -160,7 +160,7 @@ def test_drawing_outlines_the_box():
 
 def test_a_run_is_compressed_and_exported_in_int8(run, tmp_path, capsys):
     small = tmp_path / "small"
-    assert call("compress", str(run), "--prune", "0.5", "--cluster", "16", "--qat", "--epochs", "1", "--out", str(small)) == 0
+    assert call("compress", str(run), "--prune", "0.5", "--qat", "--epochs", "1", "--out", str(small)) == 0
     from kerasbig.run import open_run
 
     rows = open_run(small).config["layers"]

@@ -58,13 +58,19 @@ EVERY_BUILDER = {
 }
 CASES = BROKEN | RIGHT | EVERY_BUILDER
 AFTER_SGD = {name for name in EVERY_BUILDER if name.endswith("sgd") and name.startswith(("vit", "face"))}
-# Processes share two cores here: two train every builder, three the one with classes, and both all options at once.
-FEW = ("all at once", "bert_classifier, adamw above rounding")
 TOGETHER = {name: CASES[name] for name in ("all at once", "raw strings", "a replica without examples")}
+# Two replicas train every builder. Processes share two cores here, so that two and three train fewer unless all are asked for.
+ON_WORKERS_ALONE = ("raw strings", "bert_classifier, sgd")
+FEW = {
+    2: [*TOGETHER, "bert_classifier, sgd", "vit_classifier, adamw above rounding", "vit_detector, adamw above rounding"],
+    3: ["all at once", "bert_classifier, adamw above rounding"],
+}
 FORMS = {
-    "2 replicas": CASES,
-    "2 workers": TOGETHER | EVERY_BUILDER,
-    "3 workers": TOGETHER | EVERY_BUILDER if EVERYTHING else {name: CASES[name] for name in FEW},
+    "2 replicas": {name: case for name, case in CASES.items() if EVERYTHING or name not in ON_WORKERS_ALONE},
+    **{
+        f"{count} workers": TOGETHER | EVERY_BUILDER if EVERYTHING else {name: CASES[name] for name in names}
+        for count, names in FEW.items()
+    },
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from test_cli import call, output
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 WORDS = {
     "正面": ["很好看的电影", "我喜欢这个故事", "精彩极了"],
@@ -56,6 +56,12 @@ def test_each_command_on_three_classes_in_three_languages(three_classes, tmp_pat
     assert call("export", run, "--to", bundle, "--format", "saved_model,hdf5,litert", "--quantize", "dynamic") == 0
     assert call("report", run, pruned, bundle, "--out", str(tmp_path / "page.html")) == 0
     assert served(bundle, "精彩极了 今天") == pytest.approx(list(answers[0]["probabilities"].values()), abs=1e-5)
+
+
+def test_quick_demo(tmp_path):
+    command = [sys.executable, "-m", "kerasbig", "demo", "--quick", "--out", str(tmp_path / "demo")]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
 
 
 def served(bundle: str, text: str) -> list[float]:
