@@ -159,7 +159,7 @@ def test_equals_one_device(form: str, folder: Path, one_device: dict[str, np.nda
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_workers_that_read_files_of_their_own_equal_one_device(folder: Path) -> None:
-    cases = {"files": {"builder": "small", "optimizer": "adamw above rounding", "folder": str(folder)}}
+    cases = {"files": {"builder": "small", "optimizer": "adamw above rounding", "epochs": 3, "folder": str(folder)}}
     (one,) = train(folder, "one", cases)
     for found in train(folder, "multi_worker", cases, workers=2):
         # Predictions come in the order of the files.
