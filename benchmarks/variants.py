@@ -43,6 +43,7 @@ def main() -> None:
     options.add_argument("--folder", type=Path, help="where the Runs and Bundles are made and kept")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     options.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME", help="default: all")
+    options.add_argument("--precision", default="mixed_bfloat16", help="float32 on a processor without bfloat16 (default: mixed_bfloat16)")
     arguments = options.parse_args()
     if not arguments.folder and not arguments.quick:
         options.error("expected --folder, or --quick")
@@ -59,7 +60,7 @@ def main() -> None:
 def make_and_measure(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Makes the Runs and Bundles of one seed and measures each."""
     folder.mkdir(parents=True, exist_ok=True)
-    start = ["--data", "movie_reviews", "--preset", "minilm-l6", "--precision", "mixed_bfloat16"]
+    start = ["--data", "movie_reviews", "--preset", "minilm-l6", "--precision", arguments.precision]
     if arguments.quick:
         start = ["--data", str(stand_in_table(folder / "reviews.csv", 200)), "--size", "mini", "--epochs", "1"]
     base = folder / "float"
