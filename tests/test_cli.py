@@ -295,3 +295,31 @@ def test_task_names_of_the_command_line_are_the_table_s():
     from kerasbig.tasks import TASKS
 
     assert tuple(TASKS) == TASK_NAMES
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_training_keeps_tensorflows_memory_unless_told_not_to(chosen: str | None, monkeypatch: pytest.MonkeyPatch, run_python) -> None:
+    for name in ("TF_CPU_ALLOCATOR_USE_BFC", "TF_CPU_BFC_MEM_LIMIT_IN_MB"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("TF_CPU_ALLOCATOR_USE_BFC", chosen)
+    code = """
+import os
+from kerasbig.cli import quiet
+quiet.keep_memory()
+quiet.load_tensorflow()
+import tensorflow as tf
+one = tf.ones((1000, 1000))
+try:
+    print(tf.config.experimental.get_memory_info("CPU:0")["current"], os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"])
+except ValueError as error:
+    print(error)
+"""
+    said = run_python(code)
+    if chosen:
+        assert "Allocator stats not available" in said
+        return
+    current, limit = map(int, said.split())
+    assert current >= 4e6
+    memory = next(line for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines() if line.startswith("MemTotal"))
+    assert limit == int(memory.split()[1]) // 1024

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kerasbig.cli.quiet import load_tensorflow
+from kerasbig.cli.quiet import keep_memory, load_tensorflow
 
 # As in `kerasbig.text.SIZES` and `kerasbig.vision.VIT_SIZES`, which take seconds to import; a test holds them equal.
 SIZES = ("tiny", "mini", "small", "medium", "base", "lite-2", "lite-4", "lite-6", "lite-7", "large", "huge")
@@ -51,6 +51,7 @@ def compress(
     """
     pruning = parse_prune(prune) if prune is not None else None
     _check(distill_to, pruning, cluster, qat, embeddings)
+    keep_memory()
     load_tensorflow()
     from kerasbig.cli.train import show_run
     from kerasbig.files import require_new

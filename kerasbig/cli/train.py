@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kerasbig.cli.quiet import load_tensorflow
+from kerasbig.cli.quiet import keep_memory, load_tensorflow
 
 # As in `kerasbig.tasks`, which takes seconds to import; a test holds them equal.
 TASK_NAMES = ("text-classifier", "text-generator", "image-classifier", "face-classifier", "object-detector")
@@ -89,6 +89,7 @@ def _train(chosen: dict[str, Any], config: str | None, out: str, overwrite: bool
     from kerasbig.files import require_new
 
     require_new(out, overwrite=overwrite)
+    keep_memory()
     load_tensorflow()
     from kerasbig.cli import fitting, options
 
