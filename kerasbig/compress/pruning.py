@@ -273,9 +273,9 @@ class _Masks:
 
     def finish(self) -> None:
         """Takes the masks off the model; averaged weights, which Keras puts in at the end, are masked once more."""
-        if self.optimizer.use_ema:
-            for pruning in self.prunings:
-                pruning.variable.assign(pruning.variable * pruning.mask)
+        for pruning in self.prunings:
+            # A product with the mask would leave -0.0 too, which takes the runs of zeros apart that gzip lives on.
+            pruning.variable.assign(tf.where(pruning.mask > 0, pruning.variable, tf.zeros_like(pruning.variable)))
         if self.in_graph:
             for kernel in self.kernels:
                 kernel.variable.constraint = kernel.variable.constraint.own
