@@ -7,8 +7,7 @@
 `digits` and `fashion_mnist` are `kerasbig train image-classifier` and `kerasbig evaluate` in processes of their own: the
 minutes are those of the training, the report included; the accuracy is that of the test split (digits: 20 % held out;
 Fashion-MNIST: its own 10,000).
-`xla` trains the command line's default model on batches of 64 images of 16 patches in float32, with XLA and without it, in turns;
-its first step, which compiles, is timed by itself. `training` trains a ViT of 12 layers, 192 wide, on batches of 32 images of 64
+`training` trains a ViT of 12 layers, 192 wide, on batches of 32 images of 64
 patches in bfloat16, in turns with PyTorch + transformers if it is there; a figure is the median over the rounds. `pipeline`
 writes 640 x 480 JPEGs of noise and shapes, as large as photographs are, and counts the images per second that
 `kerasbig.data.batches` decodes, resizes to 224 x 224 and augments, with nothing kept in memory. TensorFlow keeps the memory of
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from common import Peer, add_peer, finish, kerasbig, load_tensorflow, make_peer, note, parser, table, verdict
+
+from kerasbig.cli.quiet import keep_memory
 
 # The options of each row beside the defaults, its least accuracy, and the most minutes.
 RECIPES: dict[str, tuple[list[str], float, float]] = {
@@ -50,7 +51,7 @@ SHAPE = {
 }
 BATCH_SIZE, STEPS, ROUNDS = 32, 10, 7
 LEAST_GAIN = 1.3
-ROWS = (*RECIPES, "xla", "training", "pipeline")
+ROWS = (*RECIPES, "training", "pipeline")
 LEAST_IMAGES_PER_SECOND = 200
 PHOTOS, WIDTH, HEIGHT, MODEL_SIDE = 512, 640, 480, 224
 
@@ -62,8 +63,6 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     add_peer(options)
     arguments = options.parse_args()
-    from kerasbig.cli.quiet import keep_memory
-
     keep_memory()
     rows: dict[str, Any] = {}
     verdicts = []
@@ -72,9 +71,6 @@ def main() -> None:
             if name == "pipeline":
                 rows[name] = measure_pipeline(Path(scratch), quick=arguments.quick)
                 verdicts.append(verdict(f"{name}, images/s", rows[name]["images_per_second"], ">=", LEAST_IMAGES_PER_SECOND))
-                continue
-            if name == "xla":
-                rows[name] = measure_xla(quick=arguments.quick)
                 continue
             if name == "training":
                 rows[name] = measure_speed(Path(scratch), arguments)
@@ -106,38 +102,6 @@ def measure_training(name: str, extra: list[str], scratch: Path, arguments: argp
         "size": config["options"]["size"],
         "epochs": config["options"]["epochs"],
     }
-
-
-def measure_xla(*, quick: bool) -> dict[str, float]:
-    """Counts the images per second of a small model's training steps, with XLA and without it."""
-    load_tensorflow()
-    import keras
-    import numpy as np
-
-    import kerasbig as kb
-
-    random, side, size = np.random.default_rng(0), 32, 64
-    batch = random.normal(size=(size, side, side, 3)).astype("float32"), random.integers(0, 10, size)
-    models, found, speeds = {}, {}, {"plain": [], "xla": []}
-    for name in speeds:
-        keras.utils.set_random_seed(0)
-        classes = [str(number) for number in range(10)]
-        model = kb.vision.vit_classifier(classes, size="lite-4", image_shape=(side, side, 3), patch_size=8, stem=True, pooling="gap")
-        kb.vision.compile_image_classifier(model, kb.distribute.AdamW(1e-3))
-        model.preprocessor, model.jit_compile = None, name == "xla"  # the batch is scaled pixels already
-        model.optimizer.build(model.trainable_variables)
-        started = time.perf_counter()
-        model.train_on_batch(*batch)
-        found[f"{name}_first_step_s"] = round(time.perf_counter() - started, 1)
-        models[name] = model
-    for _ in range(1 if quick else ROUNDS):
-        for name, model in models.items():
-            started = time.perf_counter()
-            for _ in range(STEPS):
-                model.train_on_batch(*batch)
-            speeds[name].append(STEPS * size / (time.perf_counter() - started))
-    gain = statistics.median(b / a for a, b in zip(speeds["plain"], speeds["xla"], strict=True))
-    return {**found, **{name: round(statistics.median(values), 1) for name, values in speeds.items()}, "gain": round(gain, 2)}
 
 
 def measure_speed(scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:

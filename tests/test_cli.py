@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,12 @@ except ValueError as error:
     assert current >= 4e6
     memory = next(line for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines() if line.startswith("MemTotal"))
     assert limit == int(memory.split()[1]) // 1024
+
+
+@pytest.mark.parametrize("command", [["train", "text-classifier", "--data", "none.csv"], ["compress", "none", "--prune", "0.5"]])
+def test_the_training_commands_keep_memory(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CPU_ALLOCATOR_USE_BFC", "")
+    monkeypatch.delenv("TF_CPU_ALLOCATOR_USE_BFC")
+    with pytest.raises(SystemExit):
+        main([*command, "--out", str(tmp_path / "run")])
+    assert os.environ["TF_CPU_ALLOCATOR_USE_BFC"] == "1"
