@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import keras_hub
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tokenizers import Tokenizer
 
 from kerasbig.export.parity import DEFAULT_EXAMPLES
+from kerasbig.export.text_encoder import TextEncoder
 from kerasbig.export.tokenizer_json import hugging_face_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCé0123456789!.,-'…电影한국ßσςиβ❤①ı"
@@ -22,7 +24,7 @@ VOCABULARY = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), "film"
 def both(
     texts: list[str], folder: Path, *, lowercase: bool = True, strip_accents: bool = True, **options: object
 ) -> list[tuple[str, list[int], list[int]]]:
-    """Returns (text, KerasHub's ids, Hugging Face's ids) wherever they differ."""
+    """Returns (text, KerasHub's ids, those of `tokenizer.json`) wherever they differ, read by `tokenizers` and by `TextEncoder`."""
     own = keras_hub.tokenizers.BertTokenizer(VOCABULARY, lowercase=lowercase, strip_accents=strip_accents, **options)
     preprocessor = keras_hub.models.BertTextClassifierPreprocessor(own, sequence_length=24)
     hugging_face_tokenizer(preprocessor).save(str(folder / "tokenizer.json"))
@@ -31,7 +33,10 @@ def both(
     rows = zip(features["token_ids"].numpy(), features["padding_mask"].numpy(), strict=True)
     wanted = [row[: np.flatnonzero(mask)[-1] + 1].tolist() for row, mask in rows]
     received = [encoding.ids for encoding in read_back.encode_batch(texts)]
-    return [(text, a, b) for text, a, b in zip(texts, wanted, received, strict=True) if a != b]
+    differ = [(text, a, b) for text, a, b in zip(texts, wanted, received, strict=True) if a != b]
+    plain = [place for place, text in enumerate(texts) if text.isascii()]
+    shorter = TextEncoder((folder / "tokenizer.json").read_text(encoding="utf-8"))([texts[place] for place in plain])
+    return differ + [(texts[place], wanted[place], ids) for place, ids in zip(plain, shorter, strict=True) if ids != wanted[place]]
 
 
 SETTINGS = [{"lowercase": lower, "strip_accents": strip} for lower, strip in itertools.product((True, False), repeat=2)]
@@ -66,6 +71,28 @@ def test_random_texts(tmp_path: Path) -> None:
         texts.append("".join(chr(pool[i]) for i in random.integers(len(pool), size=random.integers(1, 30))))
     for setting in SETTINGS:
         assert both(texts, tmp_path, **setting) == []
+
+
+def test_random_texts_of_ascii(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    texts = ["".join(map(chr, random.integers(0x80, size=random.integers(1, 30)))) for _ in range(3000)]
+    texts += ["".join(random.choice([*"aAfilm []!.'"], size=30)) for _ in range(500)]
+    for setting in [*SETTINGS, {"split_on_cjk": False}, {"special_tokens_in_strings": True}]:
+        assert both(texts, tmp_path, **setting) == []
+
+
+def test_ascii_takes_fewer_steps_and_other_texts_all(tmp_path: Path) -> None:
+    own = keras_hub.tokenizers.BertTokenizer(VOCABULARY, lowercase=True)
+    tokenizer = hugging_face_tokenizer(keras_hub.models.BertTextClassifierPreprocessor(own, sequence_length=24))
+    encoder = TextEncoder(tokenizer.to_str())
+    steps = [json.loads(which.normalizer.__getstate__())["normalizers"] for which in (encoder._whole, encoder._ascii)]
+    # Six kinds of steps and the five of a word's length can change ASCII; the foldings of case cannot.
+    assert len(steps[0]) > 20
+    assert len(steps[1]) < 13
+    assert encoder.longest == 24
+    # One text beyond ASCII is enough for the whole batch.
+    texts = ["a film", "\u1e9e \U0001ccd6"]
+    assert encoder(texts) == [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
 
 def test_a_special_token_in_a_text_is_plain_text(tmp_path: Path) -> None:

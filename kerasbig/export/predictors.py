@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from kerasbig.export.manifests import CLASSES_FILE, SINGLE_FILES, read_json, size_of
+from kerasbig.export.text_encoder import TextEncoder
 
 _BATCH = 32
 # An interpreter holds its own packed copy of the weights (22 million of them: 20 MB in int8, 100 to 170 MB in float), so
@@ -105,8 +106,6 @@ class LiteRTPredictor:
     format = "litert"
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        from tokenizers import Tokenizer
-
         model, tokenizer = (path / name for name in SINGLE_FILES["litert"][:2])
         for file in (model, tokenizer):
             if not file.is_file():
@@ -114,12 +113,11 @@ class LiteRTPredictor:
         self.path = model
         self.class_names = class_names_in(path / CLASSES_FILE)
         self.threads = threads or min(2, os.cpu_count() or 1)
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        truncation = self._tokenizer.truncation
-        if truncation is None:
+        self._encode = TextEncoder(tokenizer.read_text(encoding="utf-8"))
+        if self._encode.longest is None:
             raise ValueError(f"Expected {str(tokenizer)!r} to cut long texts. It is altered: export the Bundle again.")
         self._fine = size_of(model) <= _SMALL_FILE
-        self._longest = int(truncation["max_length"])
+        self._longest = self._encode.longest
         self._interpreters: OrderedDict[int, Any] = OrderedDict()
         # One interpreter runs one text at a time.
         self._lock = threading.Lock()
@@ -127,11 +125,11 @@ class LiteRTPredictor:
     def logits(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns float32 (N, C) logits of N raw texts, in their order."""
         texts = checked_texts(inputs)
-        encodings = self._tokenizer.encode_batch(texts) if len(texts) > 1 else [self._tokenizer.encode(text) for text in texts]
+        rows = self._encode(texts)
         result = np.empty((len(texts), len(self.class_names or ("value",))), "float32")
         with self._lock:
-            for i, encoding in enumerate(encodings):
-                result[i] = self._run(encoding.ids)
+            for i, token_ids in enumerate(rows):
+                result[i] = self._run(token_ids)
         return result
 
     def bytes_on_disk(self) -> int:
@@ -182,13 +180,12 @@ class OnnxPredictor:
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         self.path = require_onnx_file(path)
         import onnxruntime
-        from tokenizers import Tokenizer
 
         self.class_names = class_names_in(path / CLASSES_FILE)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or min(2, os.cpu_count() or 1)
         self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_str(self._session.get_modelmeta().custom_metadata_map["tokenizer"])
+        self._encode = TextEncoder(self._session.get_modelmeta().custom_metadata_map["tokenizer"])
 
     def logits(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns float32 (N, C) logits of N raw texts, in their order."""
@@ -199,7 +196,7 @@ class OnnxPredictor:
         return size_of(self.path)
 
     def _run(self, texts: list[str]) -> np.ndarray:
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        rows = self._encode(texts)
         shape = (len(rows), max(map(len, rows)))
         token_ids, mask = np.zeros(shape, "int32"), np.zeros(shape, "int32")
         for place, row in enumerate(rows):
