@@ -22,11 +22,11 @@ SIZES = ("tiny", "mini", "small", "medium", "base", "lite-2", "lite-4", "lite-6"
 @click.option("--embeddings", is_flag=True, help="Cluster the embedding tables too; they are left alone otherwise.")
 @click.option("--teacher/--no-teacher", default=True, show_default=True, help="Learn from the Run's answers, beside the labels.")
 @click.option("--data", metavar="SRC", help="What to fine-tune on; by default the Run's own data.")
-@click.option("--epochs", type=int, help="Of each step; by default 3 to distil, 2 to prune (4 above 0.6), 1 to cluster and for int8.")
+@click.option("--epochs", type=int, help="Of each step; by default 3 to distil or prune (4 above 0.6), 1 to cluster and for int8.")
 @click.option(
     "--learning-rate",
     type=float,
-    help="Peak; by default the Run's to distil, half of it to prune (twice it above 0.6), a quarter to cluster, an eighth for int8.",
+    help="Peak; by default the Run's to distil or prune (twice it above 0.6), a quarter to cluster, an eighth for int8.",
 )
 @click.option("--precision", help="By default the Run's.")
 @click.option("--seed", type=int, help="By default the Run's.")

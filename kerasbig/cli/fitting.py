@@ -155,6 +155,7 @@ def fit(
     *,
     compression: Sequence[keras.callbacks.Callback] | None = None,
     teacher: keras.Model | None = None,
+    student_loss_weight: float = 0.5,
 ) -> Fit:
     """Fits with warm-up, decay and resume, and returns the best epoch's model.
 
@@ -166,6 +167,7 @@ def fit(
         compression: Not None while the model is being compressed, with the callbacks for it, such as `Pruning`. Then
             the last epoch's model is returned and nothing stops early: only the end has what was asked for.
         teacher: A model whose logits are learnt beside the labels.
+        student_loss_weight: Weight of the labels beside a teacher, as for `kerasbig.compress.distill`.
     """
     task = find_task(options.task)
     borders = {"respect_borders": True} if options.respect_borders else {}
@@ -175,7 +177,7 @@ def fit(
     note(f"Training data: {train.padding}")
     epochs = int(options.epochs or 0)
     with model.distribute_strategy.scope():
-        trainee = model if teacher is None else compress.distill(teacher, model)
+        trainee = model if teacher is None else compress.distill(teacher, model, student_loss_weight=student_loss_weight)
         task.compile(trainee, make_optimizer(options, len(train) * epochs))
     if compression is None and _pays_xla(model, task, len(train) * epochs):
         trainee.jit_compile = True
