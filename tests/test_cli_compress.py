@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -37,9 +38,12 @@ def test_prune_leaves_embeddings_alone_and_learns_from_the_run(run, tmp_path, ca
     rows = layers(tmp_path / "pruned")
     assert all(row["sparsity"] == pytest.approx(0.5, abs=0.01) for row in rows if row["kind"] in ("Dense", "EinsumDense"))
     assert all(row["sparsity"] < 0.01 for row in rows if row["kind"] in ("ReversibleEmbedding", "Embedding"))
-    history = (tmp_path / "pruned" / "history.csv").read_text(encoding="utf-8")
-    assert "distillation_loss" in history.splitlines()[0]
-    assert len(history.splitlines()) == 3
+    with (tmp_path / "pruned" / "history.csv").open(encoding="utf-8") as file:
+        epochs = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert len(epochs) == 3
+    # The Run's answers weigh nine times as much as the labels.
+    for row in epochs:
+        assert row["total_loss"] == pytest.approx(0.1 * row["student_loss"] + 0.9 * row["distillation_loss"], rel=1e-4)
 
 
 def test_every_step_in_one_command(run, tmp_path, capsys):
