@@ -86,7 +86,7 @@ def test_ascii_takes_fewer_steps_and_other_texts_all(tmp_path: Path) -> None:
     tokenizer = hugging_face_tokenizer(keras_hub.models.BertTextClassifierPreprocessor(own, sequence_length=24))
     encoder = TextEncoder(tokenizer.to_str())
     steps = [json.loads(which.normalizer.__getstate__())["normalizers"] for which in (encoder._whole, encoder._ascii)]
-    # Six kinds of steps and the five of a word's length can change ASCII; the foldings of case cannot.
+    # Seven steps and the five of a word's length may change ASCII; accents and the rare foldings of case cannot.
     assert len(steps[0]) > 20
     assert len(steps[1]) < 13
     assert encoder.longest == 24

@@ -18,7 +18,7 @@ class TextEncoder:
     skip those that no ASCII character can start.
 
     Args:
-        description: The contents of a `tokenizer.json`.
+        description: The contents of a `tokenizer.json` that was exported with a BERT.
 
     Attributes:
         longest: The most token ids that a text becomes; None if texts are not cut.
