@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Task:
         watch: Validation data to callbacks that add to the history what `monitor` needs.
         read_gallery: Path and model to the people that were enrolled after the training; None where nobody can be.
         complete: Sets what a trained model keeps beside its weights, from its data.
+        judge: A Run's model, or a file of a Bundle, and examples to figures, the deciding one first; None where logits decide.
+        comparable: Whether `kerasbig report` can put variants side by side.
         one_shape: Whether all batches but the last are of one shape, so that XLA compiles the step twice and no more.
     """
 
@@ -62,6 +65,8 @@ class Task:
     watch: Callable[[Any], list[keras.callbacks.Callback]] = lambda validation: []
     read_gallery: Callable[[Path, keras.Model], Any] | None = None
     complete: Callable[[keras.Model, Splits], None] = lambda model, splits: None
+    judge: Callable[[Any, Any], Mapping[str, float]] | None = None
+    comparable: bool = True
     one_shape: bool = False
 
 
@@ -286,6 +291,7 @@ TASKS: dict[str, Task] = {
         answer=None,
         preset_class="CausalLM",
         explainers=(),
+        comparable=False,
     ),
     "image-classifier": Task(
         name="image-classifier",
@@ -374,6 +380,8 @@ TASKS: dict[str, Task] = {
         preset_class="ObjectDetector",
         monitor="val_map",
         watch=lambda validation: [vision.CocoMetrics(validation)],
+        # Of all alike: some files give no box that scores less.
+        judge=partial(vision.measure_detector, least_score=0.05),
         one_shape=True,
     ),
 }

@@ -61,6 +61,13 @@ def test_a_run_is_exported_and_answers_the_same(run, scenes, tmp_path, capsys):
     paths = [str(scenes / "0.png"), str(scenes / "1.png")]
     expected = output(capsys, "predict", str(run), *paths, "--json")["predictions"]
     assert kb.export.load(tmp_path / "found").predict(paths) == expected
+    page = tmp_path / "page.html"
+    compared = output(capsys, "report", str(run), str(tmp_path / "found"), "--out", str(page), "--json")
+    assert [row["format"] for row in compared["rows"]] == ["keras", "saved_model", "hdf5", "litert"]
+    reference = compared["rows"][0]["map"]
+    assert [row["map"] for row in compared["rows"]] == pytest.approx([reference] * 4, abs=0.01)
+    assert compared["recommendation"].startswith("Deploy 'found")
+    assert "map by size" in page.read_text(encoding="utf-8")
 
 
 def test_a_run_holds_the_figures_of_coco_and_a_page_with_pictures(run):
@@ -130,8 +137,6 @@ def test_explain(run, scenes, tmp_path, capsys, monkeypatch):
     assert "strongest places" in capsys.readouterr().out
     code, line = failure(capsys, *words, "--class", "rouge", "--overwrite")
     assert (code, "Expected images alone for an object detector" in line) == (2, True)
-    line = failure(capsys, "report", str(run), "--data", str(scenes), "--out", str(tmp_path / "other"))[1]
-    assert "of object-detector. Use kerasbig evaluate for each." in line
     with pytest.raises(ValueError, match=r"Received: object-detector\. Use kerasbig explain RUN PHOTO\."):
         section(None, TASKS["object-detector"], [], 2, 0)
 

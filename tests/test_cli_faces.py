@@ -108,6 +108,8 @@ def test_predict_verify_and_enrol(run: Path, new_people: Path, photos: Path, tmp
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     known = open_run(run).classes
+    rows = output(capsys, "report", str(run), str(copy), "--out", str(tmp_path / "page.html"), "--json")["rows"]
+    assert [row["accuracy"] for row in rows] == [open_run(run).metrics["test"]["accuracy"]] * 2
     paths = sorted(str(path) for path in (photos / known[0]).iterdir())[:2]
     answers = output(capsys, "predict", str(copy), *paths, "--json")["predictions"]
     assert all(answer.keys() == {"identity", "similarity", "nearest"} and answer["nearest"] in known for answer in answers)

@@ -111,6 +111,10 @@ def test_a_run_is_exported_and_answers_the_same(run: Path, photos: Path, tmp_pat
         for answer, right in zip(answers, expected, strict=True):
             assert answer["label"] == right["label"]
             assert answer["probabilities"] == pytest.approx(right["probabilities"], abs=0.03 if format == "litert" else 1e-5)
+    rows = output(capsys, "report", str(run), str(tmp_path / "pets"), "--out", str(tmp_path / "page.html"), "--json")["rows"]
+    assert [row["format"] for row in rows] == ["keras", *formats]
+    assert [row["accuracy"] for row in rows[:3]] == [open_run(run).metrics["test"]["accuracy"]] * 3
+    assert max(row["max_logit_difference"] for row in rows[:3]) < 1e-3
 
 
 def test_what_is_refused(photos: Path, tmp_path: Path, capsys: Any) -> None:

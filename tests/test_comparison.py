@@ -6,17 +6,23 @@ import gzip
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 import keras_hub
 import numpy as np
 import pytest
+from builders import BUILDERS, drawn_faces, framed_scenes, picture_examples
+from PIL import Image
 
+import kerasbig as kb
 from kerasbig.compress import Comparison, compare
-from kerasbig.compress.comparison import _KerasPredictor
+from kerasbig.compress.comparison import save_bare_weights
+from kerasbig.export.in_process import compiled
 
 WORDS = ["good", "bad", "film", "story", "the"]
 
@@ -81,11 +87,10 @@ def model() -> keras.Model:
     return classifier
 
 
-def test_a_keras_model_gives_its_own_logits(model: keras.Model, examples: Examples, tmp_path: Path) -> None:
+def test_a_keras_model_gives_its_own_logits(model: keras.Model, examples: Examples) -> None:
     expected = model.predict(examples.inputs, verbose=0)
     assert np.ptp(expected[:, 0]) > 0.1
-    computed = _KerasPredictor(model, tmp_path / "a.weights.h5", 7).logits(examples.inputs)
-    np.testing.assert_allclose(computed, expected, atol=1e-5)
+    np.testing.assert_allclose(compiled(model)(examples.inputs), expected, atol=1e-5)
     row = compare({"float": model}, examples, latency_examples=3).rows[0]
     assert row["accuracy"] == np.mean(expected.argmax(axis=1) == examples.targets)
     assert row["max_logit_difference"] == row["difference"] == row["standard_error"] == 0.0
@@ -99,14 +104,15 @@ def test_the_size_of_a_keras_model_is_its_weights_without_the_optimizer(model: k
     trained = compare({"float": model}, examples, latency_examples=1).rows[0]
     assert trained["bytes"] == pytest.approx(untrained["bytes"], rel=0.02)
     assert trained["bytes"] > 4 * model.count_params()
-    bare = _KerasPredictor(model, tmp_path / "bare.weights.h5", 8)
-    assert trained["bytes"] == bare.bytes_on_disk()
-    assert trained["gzip_bytes"] == pytest.approx(len(gzip.compress(bare.path.read_bytes(), 6)), rel=0.02)
-    with h5py.File(bare.path) as file:
+    bare = tmp_path / "bare.weights.h5"
+    save_bare_weights(model, bare)
+    assert trained["bytes"] == bare.stat().st_size
+    assert trained["gzip_bytes"] == pytest.approx(len(gzip.compress(bare.read_bytes(), 6)), rel=0.02)
+    with h5py.File(bare) as file:
         assert "optimizer" not in file
     before = model.get_weights()
     model.set_weights([weight * 0 for weight in before])
-    model.load_weights(bare.path, skip_mismatch=False)
+    model.load_weights(bare, skip_mismatch=False)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -160,6 +166,109 @@ def test_regression(examples: Examples, tmp_path: Path) -> None:
     assert "accuracy" not in result.columns
     assert "'float', the reference" in result.recommend()
     assert result.plot().axes[0].get_ylabel() == "RMSE"
+
+
+@pytest.mark.parametrize("as_files", [False, True], ids=["arrays", "files"])
+@pytest.mark.parametrize("builder", ["vit_classifier", "face_classifier"])
+def test_images(builder: str, as_files: bool, tmp_path: Path) -> None:
+    built = BUILDERS[builder]()
+    model, drawn = built.model, picture_examples() if builder == "vit_classifier" else drawn_faces(4, 8, side=8)
+    inputs: Any = drawn.inputs
+    if as_files:
+        paths = [tmp_path / f"{number}.png" for number in range(len(inputs))]
+        for path, image in zip(paths, inputs, strict=True):
+            Image.fromarray(image).save(path)
+        inputs = kb.data.images.ImageFiles.read([str(path) for path in paths])
+    converter = model.preprocessor.image_converter
+    scale, offset = (np.float32(default if value is None else value) for value, default in ((converter.scale, 1), (converter.offset, 0)))
+    logits = np.asarray(model(drawn.inputs * scale + offset, training=False))
+    path = tmp_path / "weights"
+    path.write_bytes(b"1")
+    worse = FixedImages(logits[::-1] + 1, path, class_names=drawn.classes)
+    result = compare({"float": model, "worse": worse}, replace(drawn, inputs=inputs), latency_examples=2)
+    right, wrong = (np.mean(each.argmax(axis=1) == drawn.targets) for each in (logits, logits[::-1]))
+    assert [row["accuracy"] for row in result.rows] == [right, wrong]
+    assert result.rows[0]["format"] == "keras"
+    assert result.rows[1]["max_logit_difference"] == pytest.approx(np.abs(logits - logits[::-1] - 1).max(), abs=1e-4)
+    assert "latency of one image at a time over 2 of them, decoding included" in result.notes[0]
+
+
+@dataclass
+class FixedImages:
+    """A predictor with known logits, whatever the images."""
+
+    all: np.ndarray
+    path: Path
+    format: str = "fixed"
+    class_names: tuple[str, ...] | None = None
+
+    def logits(self, inputs: Sequence[Any]) -> np.ndarray:
+        return self.all[: len(inputs)]
+
+    def bytes_on_disk(self) -> int:
+        return 1
+
+
+def test_detectors_are_judged_by_boxes(tmp_path: Path) -> None:
+    images, boxes = framed_scenes(12)
+    examples = kb.data.Examples(images, boxes, ("red", "green"), list(range(12)), "made", "test")
+    model = BUILDERS["vit_detector"]().model
+    # So that much scores more than the least that counts.
+    for weight in model.trainable_weights:
+        weight.assign_add(np.random.default_rng(1).normal(0, 0.05, weight.shape))
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(500_000))
+    perfect = FixedBoxes(
+        [{"boxes": boxes.of_image(i)[0].tolist(), "labels": [("red", "green")[n] for n in boxes.of_image(i)[1]]} for i in range(12)], path
+    )
+    measure = partial(kb.vision.measure_detector, least_score=0.05)
+    result = compare({"float": model, "perfect": perfect}, examples, latency_examples=3, measure=measure)
+    assert result.rows[0]["map"] == kb.vision.measure_detector(model, examples, least_score=0.05)["map"] < 1
+    assert (result.rows[1]["map"], result.rows[1]["ap50"]) == (pytest.approx(1), pytest.approx(1))
+    assert result.rows[1]["difference"] == pytest.approx(1 - result.rows[0]["map"])
+    assert "max_logit_difference" not in result.columns
+    assert perfect.least == [0.05] + [0.3] * 6
+    assert result.recommend().startswith("Deploy 'perfect'")
+    assert f"mAP 1.0000 ({100 * result.rows[1]['difference']:+.2f} points), against 'float'" in result.recommend()
+    assert result.plot().axes[0].get_ylabel() == "mAP"
+    with pytest.raises(ValueError, match=r"Expected measure for examples with boxes\. Received: None\. Give measure=kerasbig\.vision"):
+        compare({"float": model}, examples)
+    with pytest.raises(ValueError, match=r"first figure of measure to be one of accuracy, rmse, map\. Received: 'speed'"):
+        compare({"float": model}, examples, measure=lambda variant, examples: {"speed": 1.0})
+    with pytest.raises(TypeError, match=r"Expected 'a' to return logits\. Received: FixedBoxes, which does not"):
+        compare({"a": perfect}, replace(examples, targets=np.zeros(12, "int32")))
+
+
+@dataclass
+class FixedBoxes:
+    """An exported detector with known answers."""
+
+    answers: list[dict[str, Any]]
+    path: Path
+    format: str = "fixed"
+    class_names: tuple[str, ...] | None = ("red", "green")
+    least: list[float] = field(default_factory=list)
+
+    def predict(self, images: Sequence[Any], *, score_threshold: float = 0.3) -> list[dict[str, Any]]:
+        self.least.append(score_threshold)
+        return [{**answer, "scores": [0.9] * len(answer["labels"])} for answer in self.answers[: len(images)]]
+
+    def bytes_on_disk(self) -> int:
+        return 500_000
+
+
+def test_a_detector_asked_in_process_answers_as_detect_does() -> None:
+    images, _ = framed_scenes(3, side=48)
+    model = BUILDERS["vit_detector"]().model
+    for weight in model.trainable_weights:
+        weight.assign_add(np.random.default_rng(1).normal(0, 0.3, weight.shape))
+    expected = kb.vision.detection_answers(kb.vision.detect(model, images), ("red", "green"))
+    assert sum(len(answer["boxes"]) for answer in expected) > 0
+    model.class_names = ("red", "green")
+    for answer, right in zip(compiled(model)(list(images)), expected, strict=True):
+        assert answer["labels"] == right["labels"]
+        np.testing.assert_allclose(answer["boxes"], right["boxes"], atol=0.011)
+        np.testing.assert_allclose(answer["scores"], right["scores"], atol=1.1e-4)
 
 
 def rows(*variants: tuple[str, float, float, int]) -> Comparison:
@@ -224,11 +333,9 @@ def test_wrong_arguments_are_refused(examples: Examples, tmp_path: Path) -> None
         compare({"a": good}, Examples([], np.array([]), ("x", "y")))
     with pytest.raises(ValueError, match="Expected latency_examples of at least 1"):
         compare({"a": good}, examples, latency_examples=0)
-    with pytest.raises(ValueError, match="Expected batch_size of at least 1"):
-        compare({"a": good}, examples, batch_size=0)
-    with pytest.raises(TypeError, match=r"Expected 'a' to be a Keras text model or a predictor. Received: str.*kb\.export\.load"):
+    with pytest.raises(TypeError, match=r"Expected 'a' to be a Keras model or an exported one\. Received: str.*kb\.export\.load"):
         compare({"a": "saved_models/a"}, examples)
-    with pytest.raises(TypeError, match="Expected a KerasHub text model with its preprocessor"):
+    with pytest.raises(TypeError, match="Expected a KerasHub classifier or detector with its preprocessor"):
         compare({"a": keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])}, examples)
     good.class_names = ("positive", "negative")
     with pytest.raises(ValueError, match="Expected 'a' to have the classes of the examples, in their order"):

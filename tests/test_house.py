@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "data": set(),
     "text": {"data"},
     "distribute": set(),
-    "compress": set(),
+    "compress": {"data", "export"},
     "export": {"data"},
     "explain": {"data"},
     "serve": {"export"},

@@ -15,13 +15,12 @@ COLUMNS = {
     "name": "variant",
     "accuracy": "accuracy",
     "rmse": "rmse",
+    "map": "mAP",
     "bytes": "size",
     "gzip_bytes": "gzip",
     "latency_ms": "latency",
     "max_logit_difference": "logits differ",
 }
-# The tasks whose answers are compared by their logits.
-COMPARED = ("text-classifier", "image-classifier", "face-classifier")
 
 
 @click.command()
@@ -32,7 +31,7 @@ COMPARED = ("text-classifier", "image-classifier", "face-classifier")
 @click.option("--overwrite", is_flag=True, help="Replace an existing page.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def report(folders: tuple[str, ...], data: str | None, out: str, explain: int, overwrite: bool, as_json: bool) -> None:
-    """Measures Runs, and every file of Bundles, side by side: accuracy, size, latency, difference.
+    """Measures Runs, and every file of Bundles, side by side: quality, size, latency, difference.
 
     The first is the one the others are compared with. At least one must be a Run: it says what the data mean.
     """
@@ -42,6 +41,7 @@ def report(folders: tuple[str, ...], data: str | None, out: str, explain: int, o
     from kerasbig.cli.output import note, print_json, print_table
     from kerasbig.files import require_new
     from kerasbig.run import open_run
+    from kerasbig.tasks import TASKS
 
     require_new(out, overwrite=overwrite)
     runs = {folder: open_run(folder) for folder in folders if not (Path(folder) / "manifest.json").is_file()}
@@ -51,13 +51,14 @@ def report(folders: tuple[str, ...], data: str | None, out: str, explain: int, o
     from kerasbig import report as pages
 
     run = next(iter(runs.values()))
-    if run.task.name not in COMPARED:
+    if not run.task.comparable:
         raise ValueError(
-            f"Expected Runs of {', '.join(COMPARED)}. Received: {next(iter(runs))!r}, of {run.task.name}. Use kerasbig evaluate for each."
+            f"Expected Runs of {', '.join(name for name, task in TASKS.items() if task.comparable)}. "
+            f"Received: {next(iter(runs))!r}, of {run.task.name}. Use kerasbig evaluate for each."
         )
     examples = run_examples(run, data)
     note(f"Measuring on {len(examples):,} examples of {examples.source} ({examples.role}) ...")
-    compared = compress.compare(_variants(folders, runs), examples)
+    compared = compress.compare(_variants(folders, runs), examples, measure=run.task.judge)
     advice = compared.recommend()
     parts = explaining.section(run.load_model(), run.task, examples.inputs, explain, int(run.options.get("seed", 0))) if explain else []
     title = f"Variants on {examples.source} ({examples.role})"

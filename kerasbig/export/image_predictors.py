@@ -83,16 +83,28 @@ class _InGraph:
             score_threshold: The lowest score to report, from 0 to 1.
             iou_threshold: Boxes of a class that overlap more than this are taken for one, from 0 to 1.
         """
-        import tensorflow as tf
+        return detect_in_graph(self._detect, images, self.class_names, score_threshold=score_threshold, iou_threshold=iou_threshold)
 
-        thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
-        for name, value in thresholds.items():
-            _require_share(name, value)
-        files, answers = files_of_pictures(images), []
-        for start in range(0, len(files), _BATCH):
-            tensors = {name: tf.constant(value, tf.float32) for name, value in thresholds.items()}
-            answers += _answers(self._detect(image=tf.constant(files[start : start + _BATCH]), **tensors), self.class_names)
-        return answers
+
+def detect_in_graph(
+    detect: Callable[..., Any],
+    images: Sequence[Picture],
+    class_names: Sequence[str],
+    *,
+    score_threshold: float = 0.3,
+    iou_threshold: float = 0.6,
+) -> list[dict[str, Any]]:
+    """Runs the signature `detect` over images, some at once; the answers are those of `ImagePredictor.predict`."""
+    import tensorflow as tf
+
+    thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
+    for name, value in thresholds.items():
+        _require_share(name, value)
+    files, answers = files_of_pictures(images), []
+    for start in range(0, len(files), _BATCH):
+        tensors = {name: tf.constant(value, tf.float32) for name, value in thresholds.items()}
+        answers += _answers(detect(image=tf.constant(files[start : start + _BATCH]), **tensors), class_names)
+    return answers
 
 
 def _require_share(name: str, value: float, lowest: float = 0.0) -> None:

@@ -60,7 +60,7 @@ class SavedModelPredictor:
 
     def logits(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns float32 (N, C) logits of N raw texts, in their order."""
-        return _in_batches(self._function, inputs, self.class_names)
+        return texts_in_batches(self._function, inputs, len(self.class_names or ("value",)))
 
     def bytes_on_disk(self) -> int:
         """Returns the size of the whole folder."""
@@ -88,7 +88,7 @@ class HDF5Predictor:
 
     def logits(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns float32 (N, C) logits of N raw texts, in their order."""
-        return _in_batches(self._function, inputs, self.class_names)
+        return texts_in_batches(self._function, inputs, len(self.class_names or ("value",)))
 
     def bytes_on_disk(self) -> int:
         """Returns the size of the weights and the configuration."""
@@ -189,7 +189,7 @@ class OnnxPredictor:
 
     def logits(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns float32 (N, C) logits of N raw texts, in their order."""
-        return _in_batches(self._run, inputs, self.class_names)
+        return texts_in_batches(self._run, inputs, len(self.class_names or ("value",)))
 
     def bytes_on_disk(self) -> int:
         """Returns the size of the file."""
@@ -273,10 +273,10 @@ def padded_length(tokens: int, *, fine: bool = True) -> int:
     return -(-tokens // step) * step
 
 
-def _in_batches(function: Callable[[list[str]], np.ndarray], inputs: Sequence[str], class_names: tuple[str, ...] | None) -> np.ndarray:
-    """Runs texts of like length together, since a batch is as long as its longest text."""
+def texts_in_batches(function: Callable[[list[str]], np.ndarray], inputs: Sequence[str], width: int) -> np.ndarray:
+    """Runs a function from texts to float32 (n, width) over those of like length together: a batch is as long as its longest text."""
     texts = checked_texts(inputs)
-    result = np.empty((len(texts), len(class_names or ("value",))), "float32")
+    result = np.empty((len(texts), width), "float32")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), _BATCH):
         rows = order[start : start + _BATCH]

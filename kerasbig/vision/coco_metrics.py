@@ -22,6 +22,8 @@ RECALLS = np.linspace(0, 1, 101)
 MOST = 100
 # Boxes below this score hardly change the area under the curve.
 LEAST_SCORE = 0.01
+# What LiteRT and ONNX files give at all.
+LEAST_SCORE_OF_FILES = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,27 +144,43 @@ def evaluate_detector(model: keras.Model, examples: Examples, *, batch_size: int
     return found, coco_figures(truth, found, len(examples.classes or ()))
 
 
-def measure_detector(model: keras.Model, examples: Examples, *, batch_size: int = 32) -> dict[str, float]:
+def measure_detector(model: Any, examples: Examples, *, batch_size: int = 32, least_score: float | None = None) -> dict[str, float]:
     """Measures a detector on examples with boxes.
 
     Args:
-        model: A model from `vit_detector`.
+        model: A model from `vit_detector`, or an exported one as `kerasbig.export.load` returns it.
         examples: Images with `kerasbig.data.Boxes`.
-        batch_size: Images computed at once.
+        batch_size: Images that a Keras model computes at once.
+        least_score: Boxes that score less do not count, from 0 to 1. By default 0.01; 0.05 for exported ones, as LiteRT and
+            ONNX files give none below.
 
     Returns:
         `map`, `ap50`, `ap75`, each from 0 to 1.
 
     Raises:
         TypeError: If the examples have no boxes.
-        ValueError: If none of the boxes counts.
+        ValueError: If none of the boxes counts, or a file gives none as low as `least_score`.
 
     Example:
         >>> import inspect
         >>> list(inspect.signature(measure_detector).parameters)
-        ['model', 'examples', 'batch_size']
+        ['model', 'examples', 'batch_size', 'least_score']
     """
-    return evaluate_detector(model, examples, batch_size=batch_size)[1].metrics
+    truth, classes = require_boxes(examples), examples.classes or ()
+    if isinstance(model, keras.Model):
+        least = LEAST_SCORE if least_score is None else least_score
+        found = detect(model, examples.inputs, score_threshold=least, max_detections=MOST, batch_size=batch_size)
+    else:
+        answers = model.predict(examples.inputs, score_threshold=LEAST_SCORE_OF_FILES if least_score is None else least_score)
+        found = [_detections(answer, classes) for answer in answers]
+    return coco_figures(truth, found, len(classes)).metrics
+
+
+def _detections(answer: dict[str, Any], classes: Sequence[str]) -> Detections:
+    """Returns what an exported detector answered to an image."""
+    boxes = np.array(answer["boxes"], "float32").reshape(-1, 4)
+    ids = np.array([classes.index(label) for label in answer["labels"]], "int32")
+    return Detections(boxes, ids, np.array(answer["scores"], "float32"))
 
 
 def require_boxes(examples: Examples) -> Boxes:
