@@ -42,7 +42,7 @@ class Task:
         read_gallery: Path and model to the people that were enrolled after the training; None where nobody can be.
         complete: Sets what a trained model keeps beside its weights, from its data.
         judge: A Run's model, or a file of a Bundle, and examples to figures, the deciding one first; None where logits decide.
-        comparable: Whether `kerasbig report` can put variants side by side.
+        compared_on: What `measure` takes, and the Run's options, to what variants are compared on.
         one_shape: Whether all batches but the last are of one shape, so that XLA compiles the step twice and no more.
     """
 
@@ -66,7 +66,7 @@ class Task:
     read_gallery: Callable[[Path, keras.Model], Any] | None = None
     complete: Callable[[keras.Model, Splits], None] = lambda model, splits: None
     judge: Callable[[Any, Any], Mapping[str, float]] | None = None
-    comparable: bool = True
+    compared_on: Callable[[Any, Mapping[str, Any]], Any] = lambda examples, options: examples
     one_shape: bool = False
 
 
@@ -194,6 +194,10 @@ def _measure_generator(model: keras.Model, documents: Documents, classes: Sequen
     return Measured(data.measure_documents(model, documents))
 
 
+def _judge_generator(variant: Any, examples: Examples) -> dict[str, float]:
+    return {"bits_per_byte": export.bits_per_byte(variant, examples.inputs)}
+
+
 def _build_text_classifier(classes: Sequence[str] | None, train: Examples, options: Mapping[str, Any]) -> keras.Model:
     """Builds from a preset, or from a size with a vocabulary learnt on the training texts."""
     shared = {name: options[name] for name in ("sequence_length", "dropout", "dtype")}
@@ -291,7 +295,9 @@ TASKS: dict[str, Task] = {
         answer=None,
         preset_class="CausalLM",
         explainers=(),
-        comparable=False,
+        judge=_judge_generator,
+        # As many bytes as there are places: no tokenizer makes more tokens of them.
+        compared_on=lambda documents, options: data.passages(documents, most_bytes=min(256, options["sequence_length"])),
     ),
     "image-classifier": Task(
         name="image-classifier",

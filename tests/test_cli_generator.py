@@ -104,6 +104,10 @@ def test_a_run_is_exported(run, tmp_path, capsys, monkeypatch):
     assert kb.export.load(bundle).generate(["the film"], max_tokens=8) == written
     assert call("export", str(run), "--to", str(bundle), "--format", "hdf5", "--overwrite") == 0
     assert "model.weights.h5" in capsys.readouterr().out
+    rows = output(capsys, "report", str(run), str(bundle), "--out", str(tmp_path / "page.html"), "--json")["rows"]
+    assert [row["format"] for row in rows] == ["keras", "hdf5"]
+    assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], abs=1e-5)
+    assert 1 < rows[0]["bits_per_byte"] < 9
     code, line = failure(capsys, "export", str(run), "--to", str(tmp_path / "int8"), "--quantize", "int8")
     assert (code, "Expected quantize out of dynamic, float16, None for a text-generator" in line) == (1, True)
 

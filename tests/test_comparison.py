@@ -233,7 +233,7 @@ def test_detectors_are_judged_by_boxes(tmp_path: Path) -> None:
     assert result.plot().axes[0].get_ylabel() == "mAP"
     with pytest.raises(ValueError, match=r"Expected measure for examples with boxes\. Received: None\. Give measure=kerasbig\.vision"):
         compare({"float": model}, examples)
-    with pytest.raises(ValueError, match=r"first figure of measure to be one of accuracy, rmse, map\. Received: 'speed'"):
+    with pytest.raises(ValueError, match=r"first figure of measure to be one of accuracy, rmse, map, bits_per_byte\. Received: 'speed'"):
         compare({"float": model}, examples, measure=lambda variant, examples: {"speed": 1.0})
     with pytest.raises(TypeError, match=r"Expected 'a' to return logits\. Received: FixedBoxes, which does not"):
         compare({"a": perfect}, replace(examples, targets=np.zeros(12, "int32")))
@@ -269,6 +269,55 @@ def test_a_detector_asked_in_process_answers_as_detect_does() -> None:
         assert answer["labels"] == right["labels"]
         np.testing.assert_allclose(answer["boxes"], right["boxes"], atol=0.011)
         np.testing.assert_allclose(answer["scores"], right["scores"], atol=1.1e-4)
+
+
+def test_generators_are_judged_by_bits(tmp_path: Path) -> None:
+    built = BUILDERS["gpt_generator"]()
+    model, tokenizer = built.model, built.model.preprocessor.tokenizer
+    texts = ["a fine film", "the story is dull"]
+    nats, size = 0.0, sum(len(text) for text in texts)
+    for text in texts:
+        ids = [int(token) for token in np.asarray(tokenizer(text))]
+        row = np.array([[tokenizer.end_token_id, *ids]])
+        logits = np.asarray(model({"token_ids": row, "padding_mask": np.ones_like(row)}), "float64")[0, :-1]
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        nats -= np.log(shares[range(len(ids)), ids]).sum()
+    expected = nats / np.log(2) / size
+    path = tmp_path / "weights"
+    path.write_bytes(b"1")
+    exported = FixedWriter(path, [(-0.5 * size * np.log(2) * expected / 2, 3)] * 2)
+    examples = kb.data.Examples(texts, np.zeros(2, "int32"), None, [1, 2], "made", "test")
+
+    def measure(variant: Any, examples: kb.data.Examples) -> dict[str, float]:
+        return {"bits_per_byte": kb.export.bits_per_byte(variant, examples.inputs)}
+
+    result = compare({"float": model, "half": exported}, examples, measure=measure)
+    assert [row["bits_per_byte"] for row in result.rows] == pytest.approx([expected, expected / 2], rel=1e-5)
+    assert set(exported.written) == {32}
+    assert not {"difference", "max_logit_difference"} & set(result.columns)
+    assert f"bits per byte {expected / 2:.4f} (reference {expected:.4f}), against 'float'" in result.recommend()
+    with pytest.raises(ValueError, match=r"Expected at least one text with a character in it\. Received: none"):
+        kb.export.bits_per_byte(model, [""])
+
+
+@dataclass
+class FixedWriter:
+    """An exported generator with known scores."""
+
+    path: Path
+    scores: list[tuple[float, int]]
+    format: str = "fixed"
+    written: list[int] = field(default_factory=list)
+
+    def generate(self, texts: Sequence[str], *, max_tokens: int = 64) -> list[str]:
+        self.written.append(max_tokens)
+        return [""] * len(texts)
+
+    def score(self, texts: Sequence[str]) -> list[tuple[float, int]]:
+        return self.scores
+
+    def bytes_on_disk(self) -> int:
+        return 1
 
 
 def rows(*variants: tuple[str, float, float, int]) -> Comparison:
@@ -335,7 +384,7 @@ def test_wrong_arguments_are_refused(examples: Examples, tmp_path: Path) -> None
         compare({"a": good}, examples, latency_examples=0)
     with pytest.raises(TypeError, match=r"Expected 'a' to be a Keras model or an exported one\. Received: str.*kb\.export\.load"):
         compare({"a": "saved_models/a"}, examples)
-    with pytest.raises(TypeError, match="Expected a KerasHub classifier or detector with its preprocessor"):
+    with pytest.raises(TypeError, match=r"Expected a KerasHub task with its preprocessor\. Received: Sequential"):
         compare({"a": keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])}, examples)
     good.class_names = ("positive", "negative")
     with pytest.raises(ValueError, match="Expected 'a' to have the classes of the examples, in their order"):

@@ -14,7 +14,7 @@ import pytest
 
 import kerasbig as kb
 from kerasbig.data import Documents, text_files
-from kerasbig.data.documents import divide, read_documents
+from kerasbig.data.documents import divide, passages, read_documents
 from kerasbig.data.text_files import BLOCK, PIECE, scan_text, separator_pattern, whole_words
 
 
@@ -173,6 +173,22 @@ def test_texts_in_memory() -> None:
         Documents.from_texts("a text")
     with pytest.raises(ValueError, match="Expected at least one document"):
         Documents.from_texts([])
+
+
+def test_passages_are_spread_fit_and_begin_with_a_word() -> None:
+    words = [f"wörd{number:05d}" for number in range(30_000)]
+    taken = passages(Documents.from_texts([" ".join(words[:20_000]), " ".join(words[20_000:])], role="test"), count=12, most_bytes=101)
+    assert (len(taken), taken.classes, taken.role) == (12, None, "test")
+    numbers = []
+    for text in taken.inputs:
+        assert 80 < len(text.encode()) <= 101
+        assert text.split()[0] in words
+        numbers.append(words.index(text.split()[0]))
+    assert np.abs(np.array(numbers) - np.linspace(0, 29_990, 12)).max() < 10
+    assert passages(Documents.from_texts(["a film"])).inputs == ["a film"]
+    for name in ("count", "most_bytes"):
+        with pytest.raises(ValueError, match=f"Expected {name} of at least 1. Received: {name}=0"):
+            passages(Documents.from_texts(["a film"]), **{name: 0})
 
 
 def test_the_hash_is_of_the_content(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ COLUMNS = {
     "accuracy": "accuracy",
     "rmse": "rmse",
     "map": "mAP",
+    "bits_per_byte": "bits/byte",
     "bytes": "size",
     "gzip_bytes": "gzip",
     "latency_ms": "latency",
@@ -41,7 +42,6 @@ def report(folders: tuple[str, ...], data: str | None, out: str, explain: int, o
     from kerasbig.cli.output import note, print_json, print_table
     from kerasbig.files import require_new
     from kerasbig.run import open_run
-    from kerasbig.tasks import TASKS
 
     require_new(out, overwrite=overwrite)
     runs = {folder: open_run(folder) for folder in folders if not (Path(folder) / "manifest.json").is_file()}
@@ -51,12 +51,7 @@ def report(folders: tuple[str, ...], data: str | None, out: str, explain: int, o
     from kerasbig import report as pages
 
     run = next(iter(runs.values()))
-    if not run.task.comparable:
-        raise ValueError(
-            f"Expected Runs of {', '.join(name for name, task in TASKS.items() if task.comparable)}. "
-            f"Received: {next(iter(runs))!r}, of {run.task.name}. Use kerasbig evaluate for each."
-        )
-    examples = run_examples(run, data)
+    examples = run.task.compared_on(run_examples(run, data), run.options)
     note(f"Measuring on {len(examples):,} examples of {examples.source} ({examples.role}) ...")
     compared = compress.compare(_variants(folders, runs), examples, measure=run.task.judge)
     advice = compared.recommend()

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,7 +48,12 @@ class Metric:
 
 
 # What rows may be judged by, the first that they have.
-METRICS = {"accuracy": Metric("accuracy", 0.005), "rmse": Metric("RMSE", 0.01, lower=True), "map": Metric("mAP", 0.01)}
+METRICS = {
+    "accuracy": Metric("accuracy", 0.005),
+    "rmse": Metric("RMSE", 0.01, lower=True),
+    "map": Metric("mAP", 0.01),
+    "bits_per_byte": Metric("bits per byte", 0.01, lower=True),
+}
 # Latencies closer than this count as equal, and the smaller file wins.
 LATENCY_TIE = 0.05
 WARM_UP = 5
@@ -55,11 +61,10 @@ WARM_UP = 5
 
 @runtime_checkable
 class Exported(Protocol):
-    """An exported model, such as `kb.export.load` returns: it has `logits`, or, of a detector, `predict`."""
+    """An exported model, such as `kb.export.load` returns: it has `logits`; of a detector `predict`, of a generator `generate`."""
 
     path: Path
     format: str
-    class_names: tuple[str, ...] | None
 
     def bytes_on_disk(self) -> int:
         """Returns the size of what has to be shipped."""
@@ -83,7 +88,8 @@ class Comparison(Report):
 
     Each row has `name`, `format`, the quality, `bytes`, `gzip_bytes`, `latency_ms` (median), `latency_p95_ms`. Quality is
     `accuracy` with its `difference` to the reference and the `standard_error` of that; or `rmse` and `pearson`; or what
-    `measure` returned and the `difference` of its first figure. Where there are logits, `max_logit_difference` is the last.
+    `measure` returned, with the `difference` of its first figure where more of that is better. Where there are logits,
+    `max_logit_difference` is the last.
 
     Attributes:
         one: What one example is called: "text" or "image".
@@ -144,15 +150,16 @@ def compare(
 
     Latency is that of one text or image at a time, tokenizing or decoding included, on the examples themselves; the
     variants take turns on each example, so that a drift of the machine hits all alike. A Keras model is run as one compiled
-    function, as its SavedModel would be, and its size is that of its `.weights.h5` without the optimizer.
+    function, as its SavedModel would be, and its size is that of its `.weights.h5` without the optimizer. Generators are
+    timed while they write 32 tokens after the text.
 
     Args:
-        variants: Names and what they stand for: a KerasHub classifier of texts or images or a detector, with its
-            preprocessor, or an exported model as `kb.export.load` returns it. The first one is the reference.
+        variants: Names and what they stand for: a KerasHub classifier of texts or images, a detector or a generator, with
+            its preprocessor, or an exported model as `kb.export.load` returns it. The first one is the reference.
         examples: What `kb.data.load` returned for a split, best the test split.
         latency_examples: How many examples, evenly spread over all, latency is measured on.
         measure: From a variant and the examples to figures, the deciding one first; by default accuracy, or RMSE, from
-            logits. For detectors `kerasbig.vision.measure_detector`.
+            logits. For detectors `kerasbig.vision.measure_detector`; for generators what calls `kerasbig.export.bits_per_byte`.
 
     Returns:
         A `Comparison`: `.rows`, `.table()`, `.plot()`, `.recommend()`, `.to_json()`.
@@ -200,11 +207,13 @@ def _a(noun: str) -> str:
 
 def _function(name: str, variant: Any, *, logits: bool) -> Callable[[Sequence[Any]], Any]:
     """Returns what a variant answers to raw inputs."""
-    from kerasbig.export.in_process import compiled
+    from kerasbig.export.in_process import WRITTEN, compiled
 
     if isinstance(variant, keras.Model):
         return compiled(variant)
     answer: Callable[[Sequence[Any]], Any] | None = getattr(variant, "logits" if logits else "predict", None)
+    if answer is None and not logits and hasattr(variant, "generate"):
+        return partial(variant.generate, max_tokens=WRITTEN)
     if answer is None:
         raise TypeError(
             f"Expected {name!r} to return logits. Received: {type(variant).__name__}, which does not. Say how it is measured with measure=."
@@ -255,12 +264,14 @@ def _by_logits(asked: Mapping[str, Callable[[Sequence[Any]], Any]], examples: La
 
 
 def _by_measure(variants: Mapping[str, Any], examples: Labelled, measure: Callable[[Any, Any], Any]) -> dict[str, dict[str, float]]:
-    """Returns the figures of each variant, and how far the first of them is from that of the first variant."""
+    """Returns the figures of each variant, and how far the first of them is from that of the first variant, where more is better."""
     figures = {name: dict(measure(variant, examples)) for name, variant in variants.items()}
     reference = next(iter(figures.values()))
     key = next(iter(reference), None)
     if key not in METRICS:
         raise ValueError(f"Expected the first figure of measure to be one of {', '.join(METRICS)}. Received: {key!r}.")
+    if METRICS[key].lower:
+        return figures
     return {name: {**found, "difference": found[key] - reference[key]} for name, found in figures.items()}
 
 

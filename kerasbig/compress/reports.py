@@ -39,6 +39,7 @@ _COLUMNS: dict[str, tuple[str, Any]] = {
     "standard_error": ("standard error", lambda value: f"{100 * value:.2f}"),
     "rmse": ("RMSE", lambda value: f"{value:.4f}"),
     "pearson": ("Pearson", lambda value: f"{value:.4f}"),
+    "bits_per_byte": ("bits per byte", lambda value: f"{value:.4f}"),
     "map": ("mAP", lambda value: f"{value:.4f}"),
     "ap50": ("AP50", lambda value: f"{value:.4f}"),
     "ap75": ("AP75", lambda value: f"{value:.4f}"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kerasbig.data.batching import Padding, batches, predict_logits
     from kerasbig.data.box_augmentation import BOX_AUGMENTATIONS, BoxAugmentation
     from kerasbig.data.boxes import Boxes
-    from kerasbig.data.documents import Documents
+    from kerasbig.data.documents import Documents, passages
     from kerasbig.data.drawing import class_colour, draw_boxes
     from kerasbig.data.examples import Examples, Splits
     from kerasbig.data.images import ImageFiles, decode, is_images
@@ -46,6 +46,7 @@ __all__ = [
     "load",
     "measure_documents",
     "names_of",
+    "passages",
     "pixels_of",
     "predict_logits",
     "read",
@@ -60,7 +61,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "batching": ["Padding", "batches", "predict_logits"],
         "box_augmentation": ["BOX_AUGMENTATIONS", "BoxAugmentation"],
         "boxes": ["Boxes"],
-        "documents": ["Documents"],
+        "documents": ["Documents", "passages"],
         "drawing": ["class_colour", "draw_boxes"],
         "examples": ["Examples", "Splits"],
         "images": ["ImageFiles", "decode", "is_images"],

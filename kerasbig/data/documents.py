@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from kerasbig.data import columns
+from kerasbig.data.examples import Examples
 from kerasbig.data.samples import fetch
 from kerasbig.data.sources import SPLIT_NAMES, find_sample, missing
 from kerasbig.data.tables import TABLE_ENDINGS, read_table, read_text
@@ -122,6 +123,42 @@ class Documents:
     def bytes(self) -> int:
         """UTF-8 bytes of all texts."""
         return int(self.spans[:, 3].sum())
+
+
+def passages(documents: Documents, *, count: int = 32, most_bytes: int = 256) -> Examples:
+    """Takes short texts out of documents, evenly spread: what exported generators are measured and timed on.
+
+    Args:
+        documents: What to take them from.
+        count: How many passages; fewer where the documents are shorter than that.
+        most_bytes: The most UTF-8 bytes of a passage; it has no more tokens than that. It begins where a word does.
+
+    Returns:
+        `Examples` without classes; the targets are 0, since what comes next is the target.
+
+    Raises:
+        ValueError: If `count` or `most_bytes` is below 1, or a file has changed since it was loaded.
+
+    Example:
+        >>> passages(Documents.from_texts(["a fine film", "a dull one"]), most_bytes=6).inputs
+        ['a fine', 'film', 'dull o']
+    """
+    for name, value in (("count", count), ("most_bytes", most_bytes)):
+        if value < 1:
+            raise ValueError(f"Expected {name} of at least 1. Received: {name}={value}")
+    count = min(count, max(1, documents.bytes // most_bytes))
+    starts = [int(start) for start in np.linspace(0, max(0, documents.bytes - most_bytes), count)]
+    found: dict[tuple[int, int], str] = {}
+    before = 0
+    for number, (piece, _) in enumerate(documents.pieces()):
+        size = len(piece.encode())
+        while starts and starts[0] < before + size:
+            place = (starts.pop(0) - before) * len(piece) // size
+            place = piece.rfind(" ", 0, place) + 1
+            found[number, place] = piece[place : place + most_bytes].encode()[:most_bytes].decode(errors="ignore").strip()
+        before += size
+    texts = [text for text in found.values() if text]
+    return Examples(texts, np.zeros(len(texts), "int32"), None, list(range(1, len(texts) + 1)), documents.source, documents.role)
 
 
 def read_documents(

@@ -11,7 +11,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from kerasbig.export.bundles import bundle, hdf5, litert, onnx, saved_model
-    from kerasbig.export.generator_predictors import Generator, HDF5Generator, SavedModelGenerator
+    from kerasbig.export.generator_predictors import Generator, HDF5Generator, SavedModelGenerator, bits_per_byte
     from kerasbig.export.image_predictors import ImagePredictor
     from kerasbig.export.litert_generator import LiteRTGenerator
     from kerasbig.export.loading import load
@@ -32,6 +32,7 @@ __all__ = [
     "Predictor",
     "SavedModelGenerator",
     "SavedModelPredictor",
+    "bits_per_byte",
     "bundle",
     "float32_twin",
     "hdf5",
@@ -48,7 +49,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bundles": ["bundle", "hdf5", "litert", "onnx", "saved_model"],
-        "generator_predictors": ["Generator", "HDF5Generator", "SavedModelGenerator"],
+        "generator_predictors": ["Generator", "HDF5Generator", "SavedModelGenerator", "bits_per_byte"],
         "image_predictors": ["ImagePredictor"],
         "litert_generator": ["LiteRTGenerator"],
         "loading": ["load"],

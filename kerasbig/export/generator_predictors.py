@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -132,6 +133,57 @@ class HDF5Generator(_InGraph):
     def bytes_on_disk(self) -> int:
         """Returns the size of the weights and the configuration."""
         return sum(size_of(self.path.parent / name) for name in SINGLE_FILES["hdf5"])
+
+
+class KerasGenerator(_InGraph):
+    """A Keras model, asked as its SavedModel is, with nothing written.
+
+    Args:
+        model: A `GPT2CausalLM` such as from `kerasbig.text.gpt_generator`.
+
+    Raises:
+        TypeError: If it is another model.
+    """
+
+    format = "keras"
+
+    def __init__(self, model: Any) -> None:
+        from kerasbig.export.generator import require
+        from kerasbig.export.generator_graph import GeneratorGraph
+
+        require(model, None)
+        graph = GeneratorGraph(model)
+        self._generate, self._score = graph.generate(xla=False), graph.score()
+
+
+def bits_per_byte(generator: Any, texts: Sequence[str]) -> float:
+    """Measures how well a generator, exported or not, foretells texts, whatever its tokens are.
+
+    Each text counts as a document from its beginning; what is beyond the model's context is left out of the bits, so choose texts
+    that fit into it.
+
+    Args:
+        generator: A `GPT2CausalLM` such as from `kerasbig.text.gpt_generator`, or an exported one as `load` returns it.
+        texts: What is foretold.
+
+    Returns:
+        All bits by all UTF-8 bytes.
+
+    Raises:
+        TypeError: If the model is no generator that can be exported.
+        ValueError: If there is no text.
+
+    Example:
+        >>> import kerasbig as kb
+        >>> model = kb.text.gpt_generator(size="tiny", vocabulary=kb.text.learn_bpe(["a film, a film"], 300))
+        >>> 1 < bits_per_byte(model, ["a film"]) < 9
+        True
+    """
+    size = sum(len(text.encode()) for text in texts)
+    if not size:
+        raise ValueError("Expected at least one text with a character in it. Received: none.")
+    scores = (KerasGenerator(generator) if hasattr(generator, "preprocessor") else generator).score(texts)
+    return -sum(likelihood for likelihood, _ in scores) / math.log(2) / size
 
 
 def _check_settings(max_tokens: int, temperature: float, top_k: int, top_p: float, repetition_penalty: float, seed: int) -> None:

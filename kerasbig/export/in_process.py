@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kerasbig.export.detector_graph import detector_graph, detector_signatures
+from kerasbig.export.generator_predictors import KerasGenerator
 from kerasbig.export.image_graph import ImageGraph, classifier_signatures
 from kerasbig.export.image_predictors import detect_in_graph, in_batches
 from kerasbig.export.predictors import texts_in_batches
 from kerasbig.export.signatures import text_to_logits
 from kerasbig.export.twin import class_names_of
 
+# Tokens that a generator is timed over.
+WRITTEN = 32
+
 
 def compiled(model: keras.Model) -> Callable[[Sequence[Any]], Any]:
     """Returns what a model of KerasHub answers to raw inputs, as one function of the graph.
 
     Args:
-        model: A text classifier, an image or face classifier, or a detector of `kerasbig.vision.vit_detector`, with its preprocessor.
+        model: A text classifier, an image or face classifier, a detector of `kerasbig.vision.vit_detector` or a generator of
+            `kerasbig.text.gpt_generator`, with its preprocessor.
 
     Returns:
         From N texts, or N images (paths, bytes of files, uint8 (h, w, 3) arrays), to float32 (N, C) logits; of a detector
-        to the boxes of each, as `predict` of an exported one gives them.
+        to the boxes of each, as `predict` of an exported one gives them; of a generator to `WRITTEN` tokens after each text.
 
     Raises:
-        TypeError: If the model has no preprocessor, or writes text.
+        TypeError: If the model has no preprocessor, or is of a family of generators that cannot be exported.
 
     Example:
         >>> import kerasbig as kb
@@ -36,11 +42,10 @@ def compiled(model: keras.Model) -> Callable[[Sequence[Any]], Any]:
         (2, 2)
     """
     preprocessor = getattr(model, "preprocessor", None)
-    if preprocessor is None or hasattr(model, "generate"):
-        raise TypeError(
-            f"Expected a KerasHub classifier or detector with its preprocessor. Received: {type(model).__name__} with "
-            f"preprocessor={preprocessor!r}."
-        )
+    if preprocessor is None:
+        raise TypeError(f"Expected a KerasHub task with its preprocessor. Received: {type(model).__name__} with preprocessor=None.")
+    if hasattr(model, "generate"):
+        return partial(KerasGenerator(model).generate, max_tokens=WRITTEN)
     names, width = class_names_of(model) or (), int(model.output.shape[-1])
     if getattr(preprocessor, "image_converter", None) is None:
         of_texts = text_to_logits(model)

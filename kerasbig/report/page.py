@@ -253,7 +253,7 @@ def _variants(summary: RunSummary) -> dict[str, Any] | None:
     if not summary.comparison:
         return None
     rows = summary.comparison
-    metric = next((name for name in ("accuracy", "rmse", "map") if name in rows[0]), None)
+    metric = next((name for name in ("accuracy", "rmse", "map", "bits_per_byte") if name in rows[0]), None)
     plot = Markup(figures.size_and_quality(rows, metric)) if metric and "bytes" in rows[0] else None
     return {"rows": rows, "columns": list(rows[0]), "plot": plot}
 
