@@ -207,6 +207,14 @@ def test_wrong_boxes() -> None:
     assert judged(boxes=candidates[:1], label_ids=[0], scores=[0.9]) == "one left out that overlaps none"
 
 
+def test_places_of_a_small_image_that_say_about_the_same_are_told_apart() -> None:
+    # Places of 96 pixels, seen in an image of one: the first and the third end at nearly the same box, with nearly the same score.
+    candidates = np.array([[0.0, 0, 60, 60], [5, 5, 65, 65], [3, 3, 92, 92]])
+    seen = np.array([[0.0, 0, 0.625, 0.625], [0.052, 0.052, 0.677, 0.677], [0.031, 0.031, 0.66, 0.66]])
+    scores = np.array([[0.9], [0.2], [0.8996]])
+    assert wrong_boxes(seen[[0, 2]], np.array([0, 0]), scores[[0, 2], 0], candidates, seen, scores, 0.3) == ""
+
+
 def without_a_box(answer: dict[str, Any]) -> None:
     answer["label_ids"][0][0], answer["labels"][0][0] = -1, ""
     answer["count"][0] -= 1

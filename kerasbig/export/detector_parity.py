@@ -106,11 +106,13 @@ def wrong_boxes(
     whole = (seen[:, 2] > seen[:, 0]) & (seen[:, 3] > seen[:, 1])
     chosen = []
     for box, number, score in zip(boxes, label_ids, scores, strict=True):
-        near = np.abs(seen - box).max(axis=1) <= _PIXEL * max(1.0, np.abs(box).max() / 100)
-        near &= np.abs(all_scores[:, number] - score) <= _SCORE
+        away = np.abs(seen - box).max(axis=1) / (_PIXEL * max(1.0, np.abs(box).max() / 100))
+        off = np.abs(all_scores[:, number] - score) / _SCORE
+        near = (away <= 1) & (off <= 1)
         if not near.any() or score < threshold - _SCORE:
             return "one that they do not say"
-        chosen.append(candidates[int(np.flatnonzero(near)[0])])
+        # Of a small image several places say about the same: it is the one that says just that.
+        chosen.append(candidates[int(np.argmin(np.where(near, away + off, np.inf)))])
     kept = np.array(chosen).reshape(-1, 4)
     for number in range(all_scores.shape[1]):
         own = kept[label_ids == number]
