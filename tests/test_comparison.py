@@ -231,6 +231,8 @@ def test_detectors_are_judged_by_boxes(tmp_path: Path) -> None:
     assert result.recommend().startswith("Deploy 'perfect'")
     assert f"mAP 1.0000 ({100 * result.rows[1]['difference']:+.2f} points), against 'float'" in result.recommend()
     assert result.plot().axes[0].get_ylabel() == "mAP"
+    alone = replace(result, rows=result.rows[:1])
+    assert alone.recommend() == "Deploy 'float', the reference: no other variant within 1 point of mAP of it is faster or smaller."
     with pytest.raises(ValueError, match=r"Expected measure for examples with boxes\. Received: None\. Give measure=kerasbig\.vision"):
         compare({"float": model}, examples)
     with pytest.raises(ValueError, match=r"first figure of measure to be one of accuracy, rmse, map, bits_per_byte\. Received: 'speed'"):

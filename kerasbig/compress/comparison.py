@@ -44,7 +44,8 @@ class Metric:
     def __str__(self) -> str:
         if self.lower:
             return f"{self.lost:.0%} of {self.name}"
-        return f"{100 * self.lost:g} points" + ("" if self.name == "accuracy" else f" of {self.name}")
+        points = f"{100 * self.lost:g} point{'' if self.lost == 0.01 else 's'}"
+        return points if self.name == "accuracy" else f"{points} of {self.name}"
 
 
 # What rows may be judged by, the first that they have.
