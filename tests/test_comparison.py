@@ -168,8 +168,7 @@ def test_regression(examples: Examples, tmp_path: Path) -> None:
     assert result.plot().axes[0].get_ylabel() == "RMSE"
 
 
-@pytest.mark.parametrize("as_files", [False, True], ids=["arrays", "files"])
-@pytest.mark.parametrize("builder", ["vit_classifier", "face_classifier"])
+@pytest.mark.parametrize(("builder", "as_files"), [("vit_classifier", False), ("face_classifier", True)], ids=["arrays", "files of faces"])
 def test_images(builder: str, as_files: bool, tmp_path: Path) -> None:
     built = BUILDERS[builder]()
     model, drawn = built.model, picture_examples() if builder == "vit_classifier" else drawn_faces(4, 8, side=8)
