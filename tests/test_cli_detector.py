@@ -170,6 +170,9 @@ def test_a_run_is_compressed_and_exported_in_int8(run, tmp_path, capsys):
 
     rows = open_run(small).config["layers"]
     assert all(abs(row["sparsity"] - 0.5) < 0.02 for row in rows if row["kind"] in ("Dense", "EinsumDense"))
+    # A detector goes on learning from its boxes: they weigh as much as the Run's answers.
+    for row in open_run(small).history:
+        assert row["total_loss"] == pytest.approx(0.5 * row["student_loss"] + 0.5 * row["distillation_loss"], rel=1e-4)
     capsys.readouterr()
     found = output(capsys, "export", str(small), "--to", str(tmp_path / "found"), "--format", "litert", "--quantize", "int8", "--json")
     assert found["manifest"]["formats"]["litert"]["quantize"] == "int8"
