@@ -69,7 +69,7 @@ def test_static_int8_of_a_plain_run(run, tmp_path, capsys):
 
 
 def test_the_same_command_gives_the_same_run_also_after_a_kill(run, tmp_path):
-    words = ["compress", str(run), "--prune", "0.5", "--cluster", "8", "--epochs", "2", "--precision", "float32"]
+    words = ["compress", str(run), "--prune", "0.5", "--cluster", "8", "--epochs", "1", "--precision", "float32"]
     assert call(*words, "--out", str(tmp_path / "whole")) == 0
     started = subprocess.Popen([sys.executable, "-m", "kerasbig", *words, "--out", str(tmp_path / "cut")], stderr=subprocess.PIPE)
     first_step = tmp_path / "cut.training" / "step-1.json"

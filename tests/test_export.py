@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -367,6 +368,25 @@ def test_compare_says_what_differs() -> None:
     for change in ({"label": ["x", "x"]}, {"label_id": [0, 0]}, {"probabilities": [[0.5, 0.5], [0.5, 0.5]]}):
         with pytest.raises(kb.export.ExportError, match="serving_default to follow from its logits"):
             parity.compare("saved_model", answers | change, expected, 0.1)
+
+
+def test_int8_products_may_miss_a_text_but_not_half_of_them() -> None:
+    texts, logits = ["a", "b", "c"], np.float32([[1, 2], [3, 1], [0, 4]])
+    expected = parity.Expected(texts, [[2, 3]] * 3, logits, ("x", "y"))
+
+    def measured(*apart: float, quantize: str = "int8") -> dict[str, Any]:
+        return expected.measured("litert", {"logits": (logits + np.float32(apart)[:, None]).tolist()}, quantize)
+
+    # The largest logit is 4: a tenth of it for the half of the texts, two fifths for each; a fifth where only weights are int8.
+    figures = measured(0.1, 1.5, 0.2)
+    assert figures["median_abs_logit_difference"] == pytest.approx(0.2)
+    assert (figures["median_tolerance"], figures["tolerance"]) == pytest.approx((0.4, 1.6))
+    with pytest.raises(kb.export.ExportError, match=r"within 1\.6\. Received: logits that differ by 1\.7 for 'b'"):
+        measured(0.1, 1.7, 0.2)
+    with pytest.raises(kb.export.ExportError, match=r"half of the texts .*within 0\.4\. Received: .* by 0\.5 for the median of 3 texts"):
+        measured(0.1, 0.6, 0.5)
+    with pytest.raises(kb.export.ExportError, match=r"within 0\.8\. Received: logits that differ by 1\.5 for 'b'"):
+        measured(0.1, 1.5, 0.2, quantize="dynamic")
 
 
 def test_the_tolerance_grows_with_the_logits_and_never_below_one() -> None:

@@ -23,15 +23,17 @@ EVERYTHING = os.environ.get("KERASBIG_EVERY_FORM") == "1"
 
 # Each trains ten steps or more: two epochs of five if it does not say otherwise.
 SMALL: dict[str, Any] = {"builder": "small", "optimizer": "adamw"}
+# An option of an optimizer shows in the weights; `evaluate` and `predict` would be traced for nothing.
+WEIGHTS = SMALL | {"answers": False}
 # What stock Keras gets wrong, or cannot do, under MirroredStrategy.
 BROKEN = {
     "one lookup for all examples": SMALL,
     "uneven batches": SMALL | {"batch_size": 7},
-    "clipnorm": SMALL | {"optimizer_arguments": {"clipnorm": 0.01}},
-    "global_clipnorm": SMALL | {"optimizer_arguments": {"global_clipnorm": 0.01}},
-    "clipvalue": {"builder": "small", "optimizer": "sgd", "optimizer_arguments": {"clipvalue": 0.001}},
-    "gradient_accumulation_steps": SMALL | {"optimizer_arguments": {"gradient_accumulation_steps": 3}},
-    "ema_overwrite_frequency": SMALL | {"optimizer_arguments": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 5}},
+    "clipnorm": WEIGHTS | {"optimizer_arguments": {"clipnorm": 0.01}},
+    "global_clipnorm": WEIGHTS | {"optimizer_arguments": {"global_clipnorm": 0.01}},
+    "clipvalue": WEIGHTS | {"optimizer": "sgd", "optimizer_arguments": {"clipvalue": 0.001}},
+    "gradient_accumulation_steps": WEIGHTS | {"optimizer_arguments": {"gradient_accumulation_steps": 3}},
+    "ema_overwrite_frequency": WEIGHTS | {"optimizer_arguments": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 5}},
     "steps_per_execution": SMALL | {"examples": 32, "epochs": 3, "compile": {"steps_per_execution": 4}},
     "jit_compile": SMALL | {"compile": {"jit_compile": True}},
 }
@@ -62,8 +64,8 @@ TOGETHER = {name: CASES[name] for name in ("all at once", "raw strings", "a repl
 # Two replicas train every builder. Processes share two cores here, so that two and three train fewer unless all are asked for.
 ON_WORKERS_ALONE = ("raw strings", "bert_classifier, sgd")
 FEW = {
-    2: [*TOGETHER, "bert_classifier, sgd", "vit_classifier, adamw above rounding", "vit_detector, adamw above rounding"],
-    3: ["all at once", "bert_classifier, adamw above rounding"],
+    2: [*TOGETHER, "bert_classifier, sgd", "vit_classifier, adamw above rounding"],
+    3: ["all at once", "a replica without examples"],
 }
 FORMS = {
     "2 replicas": {name: case for name, case in CASES.items() if EVERYTHING or name not in ON_WORKERS_ALONE},
@@ -136,7 +138,7 @@ def one_device(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def stock(folder: Path) -> dict[str, np.ndarray]:
-    return train(folder, "stock", BROKEN)[0]
+    return train(folder, "stock", {name: case | {"answers": False} for name, case in BROKEN.items()})[0]
 
 
 @pytest.mark.slow
@@ -151,7 +153,8 @@ def test_equals_one_device(form: str, folder: Path, one_device: dict[str, np.nda
     differences = {
         (name, worker): largest_differences(name, found, one_device) for name in FORMS[form] for worker, found in enumerate(several)
     }
-    assert all(kinds.keys() == {"weight", "fit", "evaluate", "predictions"} for kinds in differences.values())
+    for (name, _), kinds in differences.items():
+        assert kinds.keys() == {"weight", "fit"} | ({"evaluate", "predictions"} if CASES[name].get("answers", True) else set())
     wrong = {case: kinds for case, kinds in differences.items() if any(kinds[kind] > allowed(case[0], kind) for kind in kinds)}
     assert wrong == {}
 
@@ -172,4 +175,5 @@ def test_workers_that_read_files_of_their_own_equal_one_device(folder: Path) -> 
 @pytest.mark.parametrize("name", BROKEN)
 def test_stock_keras_equals_one_device(name: str, stock: dict[str, np.ndarray], one_device: dict[str, np.ndarray]) -> None:
     assert f"{name}/error" not in stock, stock[f"{name}/error"]
-    assert largest_differences(name, stock, one_device)["weight"] <= LARGEST_DIFFERENCE
+    weights = {key: value for key, value in one_device.items() if key.startswith(f"{name}/weight")}
+    assert largest_differences(name, stock, weights)["weight"] <= LARGEST_DIFFERENCE

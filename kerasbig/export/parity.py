@@ -33,6 +33,11 @@ TOLERANCES = {
     "onnx": 1e-4,
 }
 
+# In proportion to "litert-int8": a tenth of the largest logit for half of the texts, two fifths for each. Of few texts the largest
+# difference says little: five such BERTs differed by a median of 0.01 to 0.03 of the largest logit, and by 0.09 to 0.30 at most,
+# over 150 to 300 reviews each (with int8 weights alone and with training for int8, on processors with VNNI and without).
+INT8_MEDIAN, INT8_LARGEST = 0.5, 2.0
+
 # Where tokenizers and graphs go wrong: nothing at all, cut texts, accents, other scripts, control characters, long words.
 DEFAULT_EXAMPLES = (
     "",
@@ -103,8 +108,11 @@ class Expected:
         return {"texts": list(self.texts)}
 
     def measured(self, kind: str, answer: Mapping[str, Any], quantize: str | None) -> dict[str, Any]:
-        """Compares by `compare`."""
-        return compare(kind, answer, self, tolerance_of(kind, quantize, self.logits))
+        """Compares by `compare`; of int8 products the half of the texts more tightly, and the largest difference less."""
+        tolerance = tolerance_of(kind, quantize, self.logits)
+        if (kind, quantize) != ("litert", "int8"):
+            return compare(kind, answer, self, tolerance)
+        return compare(kind, answer, self, INT8_LARGEST * tolerance, median_tolerance=INT8_MEDIAN * tolerance)
 
 
 def run_checks(kinds: Mapping[str, Path], expected: Mapping[str, Check], *, quantize: str | None) -> dict[str, dict[str, Any]]:
@@ -132,7 +140,9 @@ def tolerance_of(kind: str, quantize: str | None, logits: np.ndarray) -> float:
     return float(TOLERANCES[key] * max(1.0, float(np.abs(logits).max())))
 
 
-def compare(kind: str, answer: Mapping[str, Any], expected: Expected, tolerance: float) -> dict[str, Any]:
+def compare(
+    kind: str, answer: Mapping[str, Any], expected: Expected, tolerance: float, *, median_tolerance: float | None = None
+) -> dict[str, Any]:
     """Compares the answers of an exported file with the model's.
 
     Args:
@@ -140,6 +150,7 @@ def compare(kind: str, answer: Mapping[str, Any], expected: Expected, tolerance:
         answer: What the fresh process wrote.
         expected: What the model answers.
         tolerance: Largest difference of a logit.
+        median_tolerance: Largest median, over the texts, of each one's largest difference; not looked at if None.
 
     Raises:
         ExportError: If tokens, logits, labels or probabilities differ.
@@ -160,8 +171,17 @@ def compare(kind: str, answer: Mapping[str, Any], expected: Expected, tolerance:
             f"Expected the exported {kind} to answer as the model does, within {tolerance:.3g}. "
             f"Received: logits that differ by {largest:.3g} for {shortened(expected.texts[worst])}. Nothing was written."
         )
+    figures = {"max_abs_logit_difference": largest, "tolerance": tolerance, "examples": len(expected.texts)}
+    if median_tolerance is not None:
+        median = float(np.median(difference.max(axis=1)))
+        if median > median_tolerance:
+            raise ExportError(
+                f"Expected the exported {kind} to answer half of the texts as the model does, within {median_tolerance:.3g}. "
+                f"Received: logits that differ by {median:.3g} for the median of {len(expected.texts)} texts. Nothing was written."
+            )
+        figures |= {"median_abs_logit_difference": median, "median_tolerance": median_tolerance}
     _compare_answers(kind, answer, logits, expected.class_names)
-    return {"max_abs_logit_difference": largest, "tolerance": tolerance, "examples": len(expected.texts)}
+    return figures
 
 
 def compare_tokens(token_ids: Sequence[Sequence[int]], texts: Sequence[str], right: Sequence[Sequence[int]]) -> None:
