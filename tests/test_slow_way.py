@@ -45,7 +45,8 @@ def three_classes(tmp_path_factory) -> str:
 
 def test_each_command_on_three_classes_in_three_languages(three_classes, tmp_path, capsys):
     run, pruned, bundle = str(tmp_path / "run"), str(tmp_path / "pruned"), str(tmp_path / "saved_models/drei")
-    command = ["train", "text-classifier", "--data", three_classes, "--out", run, "--size", "tiny", "--sequence-length", "48", "--epochs", "12"]
+    how = ["--size", "tiny", "--sequence-length", "48", "--epochs", "12"]
+    command = ["train", "text-classifier", "--data", three_classes, "--out", run, *how]
     finished = subprocess.run([sys.executable, "-m", "kerasbig", *command], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert output(capsys, "evaluate", run, "--data", three_classes, "--json")["accuracy"] > 0.95
@@ -130,5 +131,6 @@ def test_a_pretrained_model_learns_the_real_reviews(tmp_path, capsys):
             writer.writerows((text, splits.classes[target]) for target, text in rows)
     source = ",".join(f"{role}={tmp_path / f'{role}.csv'}" for role in ("train", "validation", "test"))
     run = str(tmp_path / "run")
-    assert call("train", "text-classifier", "--data", source, "--preset", "minilm-l6", "--epochs", "1", "--precision", "float32", "--out", run) == 0
+    how = ["--preset", "minilm-l6", "--epochs", "1", "--precision", "float32"]
+    assert call("train", "text-classifier", "--data", source, "--out", run, *how) == 0
     assert output(capsys, "evaluate", run, "--json")["accuracy"] > 0.72
