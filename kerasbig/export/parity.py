@@ -35,7 +35,7 @@ TOLERANCES = {
 
 # In proportion to "litert-int8": a tenth of the largest logit for half of the texts, two fifths for each. Of few texts the largest
 # difference says little: five such BERTs differed by a median of 0.01 to 0.03 of the largest logit, and by 0.09 to 0.30 at most,
-# over 150 to 300 reviews each (with int8 weights alone and with training for int8, on processors with VNNI and without).
+# over 150 to 300 reviews each (ranges calibrated alone and trained for int8, on processors with VNNI and without).
 INT8_MEDIAN, INT8_LARGEST = 0.5, 2.0
 
 # Where tokenizers and graphs go wrong: nothing at all, cut texts, accents, other scripts, control characters, long words.
@@ -108,7 +108,7 @@ class Expected:
         return {"texts": list(self.texts)}
 
     def measured(self, kind: str, answer: Mapping[str, Any], quantize: str | None) -> dict[str, Any]:
-        """Compares by `compare`; of int8 products the half of the texts more tightly, and the largest difference less."""
+        """Compares by `compare`; of int8 products half of the texts more tightly, and each one less."""
         tolerance = tolerance_of(kind, quantize, self.logits)
         if (kind, quantize) != ("litert", "int8"):
             return compare(kind, answer, self, tolerance)
