@@ -302,7 +302,7 @@ def test_task_names_of_the_command_line_are_the_table_s():
 def test_training_keeps_tensorflows_memory_unless_told_not_to(chosen: str | None, monkeypatch: pytest.MonkeyPatch, run_python) -> None:
     for name in ("TF_CPU_ALLOCATOR_USE_BFC", "TF_CPU_BFC_MEM_LIMIT_IN_MB"):
         monkeypatch.delenv(name, raising=False)
-    # Where the CPU has AVX-512 VNNI or AMX, oneDNN has an allocator with statistics of its own: without it only the one chosen here has them.
+    # Where the CPU has AVX-512 VNNI or AMX, oneDNN has an allocator with statistics too: without it only the one chosen here has them.
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     if chosen:
         monkeypatch.setenv("TF_CPU_ALLOCATOR_USE_BFC", chosen)

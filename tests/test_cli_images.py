@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from builders import picture_examples
 from PIL import Image
 from test_cli import call, failure, output
@@ -135,12 +136,47 @@ def test_what_is_refused(photos: Path, tmp_path: Path, capsys: Any) -> None:
 def test_long_trainings_are_compiled_by_xla(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "XLA_STEPS", 2)
     compiled = []
-    monkeypatch.setattr(keras.Model, "fit", lambda model, *_, **__: compiled.append(model.jit_compile))
+    monkeypatch.setattr(keras.Model, "fit", lambda model, *_, **__: compiled.append((model.jit_compile, tf.config.optimizer.get_jit())))
     monkeypatch.setattr(fitting, "save", lambda *_, **__: None)
     words = ["train", "image-classifier", "--data", str(photos), "--skip-bad", *TINY]
-    for number, more in enumerate((["--epochs", "2"], ["--epochs", "1"], ["--epochs", "2", "--precision", "mixed_bfloat16"])):
+    bfloat16 = ["--precision", "mixed_bfloat16"]
+    for number, more in enumerate((["--epochs", "2"], ["--epochs", "1"], ["--epochs", "2", *bfloat16], ["--epochs", "1", *bfloat16])):
         call(*words, *more, "--out", str(tmp_path / f"{number}"))
-    assert compiled == [True, False, False]
+    assert compiled == [(True, ""), (False, ""), (False, "autoclustering"), (False, "")]
+    assert tf.config.optimizer.get_jit() == ""
+
+
+def test_between_products_xla_fuses_and_computes_the_same(run_python, tmp_path: Path) -> None:
+    code = """
+import json, os
+from kerasbig.cli.xla import allow_fusing, fused_between_products
+os.environ["XLA_FLAGS"] = "--xla_dump_to={folder}"
+allow_fusing()
+import numpy as np, keras, kerasbig as kb
+images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
+losses = []
+for fused in (False, True):
+    keras.utils.set_random_seed(0)
+    model = kb.vision.vit_classifier(("a", "b"), size="lite-2", image_shape=(16, 16, 3), patch_size=8)
+    model.preprocessor = None
+    step = lambda: [float(model.train_on_batch(images, np.array([0, 1, 0, 1]))[0]) for _ in range(3)]
+    if not fused:
+        losses.append(step())
+        print(len(os.listdir("{folder}")) if os.path.exists("{folder}") else 0)
+        continue
+    with fused_between_products():
+        losses.append(step())
+print(json.dumps(losses))
+"""
+    dumps = tmp_path / "xla"
+    before, losses = run_python(code.replace("{folder}", str(dumps))).splitlines()
+    assert before == "0"
+    plain, fused = json.loads(losses)
+    assert plain[0] - plain[2] > 1e-3
+    np.testing.assert_allclose(fused, plain, rtol=1e-5)
+    compiled = [file.read_text(encoding="utf-8") for file in dumps.glob("*before_optimizations.txt")]
+    assert sum("erf" in text or "exponential(" in text for text in compiled) >= 2  # activations
+    assert not any(" dot(" in text or " convolution(" in text for text in compiled)
 
 
 @pytest.mark.slow

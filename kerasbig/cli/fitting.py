@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from kerasbig.cli.options import FitOptions
 from kerasbig.cli.output import note
 from kerasbig.cli.progress import TrainingProgress
 from kerasbig.cli.sampling import Samples, read_samples
+from kerasbig.cli.xla import fused_between_products
 from kerasbig.data import Boxes, Documents, ImageFiles, Splits
 from kerasbig.files import replacing_file, replacing_folder, require_new
 from kerasbig.run import Run, describe, open_run, write_run
@@ -179,7 +181,9 @@ def fit(
     with model.distribute_strategy.scope():
         trainee = model if teacher is None else compress.distill(teacher, model, student_loss_weight=student_loss_weight)
         task.compile(trainee, make_optimizer(options, len(train) * epochs))
-    if compression is None and _pays_xla(model, task, len(train) * epochs):
+    in_float32 = model.backbone.compute_dtype == "float32"
+    pays_xla = compression is None and _pays_xla(model, task, len(train) * epochs)
+    if pays_xla and in_float32:
         trainee.jit_compile = True
     # Every worker keeps its own copy: they are equal, and only the chief's becomes the Run.
     best_weights = folder / f"best{distribute.worker_number(model.distribute_strategy) or ''}.weights.h5"
@@ -198,7 +202,8 @@ def fit(
     started = time.perf_counter()
     try:
         callbacks = [*task.watch(splits.validation), *changing, *choosing, speed, progress, *writing, resume]
-        trainee.fit(train, validation_data=validation, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+        with fused_between_products() if pays_xla and not in_float32 else nullcontext():
+            trainee.fit(train, validation_data=validation, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     finally:
         progress.close()
     if best_weights.exists():
@@ -210,9 +215,8 @@ def fit(
 
 
 def _pays_xla(model: keras.Model, task: Task, steps: int) -> bool:
-    """Whether XLA makes a training shorter: a long one with images, in float32 on one device."""
-    one_device = model.distribute_strategy.num_replicas_in_sync == 1
-    return task.one_shape and one_device and model.backbone.compute_dtype == "float32" and steps >= XLA_STEPS
+    """Whether XLA makes a training shorter: a long one with images, on one device."""
+    return task.one_shape and model.distribute_strategy.num_replicas_in_sync == 1 and steps >= XLA_STEPS
 
 
 def _samples(model: keras.Model, splits: Splits, options: FitOptions, file: Path) -> list[keras.callbacks.Callback]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kerasbig.cli.quiet import keep_memory, load_tensorflow
+from kerasbig.cli.xla import allow_fusing
 
 # As in `kerasbig.tasks`, which takes seconds to import; a test holds them equal.
 TASK_NAMES = ("text-classifier", "text-generator", "image-classifier", "face-classifier", "object-detector")
@@ -90,6 +91,7 @@ def _train(chosen: dict[str, Any], config: str | None, out: str, overwrite: bool
 
     require_new(out, overwrite=overwrite)
     keep_memory()
+    allow_fusing()
     load_tensorflow()
     from kerasbig.cli import fitting, options
 
