@@ -135,12 +135,13 @@ def test_what_is_refused(photos: Path, tmp_path: Path, capsys: Any) -> None:
 
 def test_long_trainings_are_compiled_by_xla(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "XLA_STEPS", 2)
+    monkeypatch.setattr(fitting, "FUSED_STEPS", 3)
     compiled = []
     monkeypatch.setattr(keras.Model, "fit", lambda model, *_, **__: compiled.append((model.jit_compile, tf.config.optimizer.get_jit())))
     monkeypatch.setattr(fitting, "save", lambda *_, **__: None)
     words = ["train", "image-classifier", "--data", str(photos), "--skip-bad", *TINY]
     bfloat16 = ["--precision", "mixed_bfloat16"]
-    for number, more in enumerate((["--epochs", "2"], ["--epochs", "1"], ["--epochs", "2", *bfloat16], ["--epochs", "1", *bfloat16])):
+    for number, more in enumerate((["--epochs", "2"], ["--epochs", "1"], ["--epochs", "3", *bfloat16], ["--epochs", "2", *bfloat16])):
         call(*words, *more, "--out", str(tmp_path / f"{number}"))
     assert compiled == [(True, ""), (False, ""), (False, "autoclustering"), (False, "")]
     assert tf.config.optimizer.get_jit() == ""

@@ -36,6 +36,8 @@ from kerasbig.tasks import Measured, Task, find_task
 PROMPTS, PROMPT_CHARACTERS = 3, 40
 # Shorter trainings are left to TensorFlow: XLA compiles for seconds, for each size of batch.
 XLA_STEPS = 1000
+# Fusing in bfloat16 compiles hundreds of pieces for each size of batch: about a minute for 4 layers, two for 12.
+FUSED_STEPS = 5000
 
 
 def train(options: FitOptions, out: str, *, overwrite: bool) -> Run | None:
@@ -181,9 +183,8 @@ def fit(
     with model.distribute_strategy.scope():
         trainee = model if teacher is None else compress.distill(teacher, model, student_loss_weight=student_loss_weight)
         task.compile(trainee, make_optimizer(options, len(train) * epochs))
-    in_float32 = model.backbone.compute_dtype == "float32"
-    pays_xla = compression is None and _pays_xla(model, task, len(train) * epochs)
-    if pays_xla and in_float32:
+    xla = _pays_xla(model, task, len(train) * epochs) if compression is None else None
+    if xla == "step":
         trainee.jit_compile = True
     # Every worker keeps its own copy: they are equal, and only the chief's becomes the Run.
     best_weights = folder / f"best{distribute.worker_number(model.distribute_strategy) or ''}.weights.h5"
@@ -202,7 +203,7 @@ def fit(
     started = time.perf_counter()
     try:
         callbacks = [*task.watch(splits.validation), *changing, *choosing, speed, progress, *writing, resume]
-        with fused_between_products() if pays_xla and not in_float32 else nullcontext():
+        with fused_between_products() if xla == "between products" else nullcontext():
             trainee.fit(train, validation_data=validation, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     finally:
         progress.close()
@@ -214,9 +215,13 @@ def fit(
     )
 
 
-def _pays_xla(model: keras.Model, task: Task, steps: int) -> bool:
-    """Whether XLA makes a training shorter: a long one with images, on one device."""
-    return task.one_shape and model.distribute_strategy.num_replicas_in_sync == 1 and steps >= XLA_STEPS
+def _pays_xla(model: keras.Model, task: Task, steps: int) -> str | None:
+    """Returns what XLA makes shorter of a long training with images on one device: the "step", or what is "between products"."""
+    if not task.one_shape or model.distribute_strategy.num_replicas_in_sync > 1:
+        return None
+    if model.backbone.compute_dtype == "float32":
+        return "step" if steps >= XLA_STEPS else None
+    return "between products" if steps >= FUSED_STEPS else None
 
 
 def _samples(model: keras.Model, splits: Splits, options: FitOptions, file: Path) -> list[keras.callbacks.Callback]:
