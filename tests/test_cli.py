@@ -13,6 +13,7 @@ from conftest import review_lines
 
 from kerasbig.cli.main import main
 from kerasbig.cli.options import FitOptions, options_from_config
+from kerasbig.cli.xla import FUSION_FLAGS, allow_fusing
 from kerasbig.tasks import find_task
 
 TINY = ["--size", "tiny", "--vocabulary-size", "120", "--sequence-length", "24", "--epochs", "2", "--precision", "float32"]
@@ -330,8 +331,16 @@ except ValueError as error:
 
 @pytest.mark.parametrize("command", [["train", "text-classifier", "--data", "none.csv"], ["compress", "none", "--prune", "0.5"]])
 def test_the_training_commands_keep_memory(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CPU_ALLOCATOR_USE_BFC", "")
-    monkeypatch.delenv("TF_CPU_ALLOCATOR_USE_BFC")
+    for name in ("TF_CPU_ALLOCATOR_USE_BFC", "TF_CPU_BFC_MEM_LIMIT_IN_MB", "TF_XLA_FLAGS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     with pytest.raises(SystemExit):
         main([*command, "--out", str(tmp_path / "run")])
     assert os.environ["TF_CPU_ALLOCATOR_USE_BFC"] == "1"
+    assert os.environ.get("TF_XLA_FLAGS") == (FUSION_FLAGS if command[0] == "train" else None)
+
+
+def test_flags_of_xla_that_were_set_before_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_min_cluster_size=8")
+    allow_fusing()
+    assert os.environ["TF_XLA_FLAGS"] == "--tf_xla_min_cluster_size=8"

@@ -183,7 +183,7 @@ def fit(
     with model.distribute_strategy.scope():
         trainee = model if teacher is None else compress.distill(teacher, model, student_loss_weight=student_loss_weight)
         task.compile(trainee, make_optimizer(options, len(train) * epochs))
-    xla = _pays_xla(model, task, len(train) * epochs) if compression is None else None
+    xla = _part_for_xla(model, task, len(train) * epochs) if compression is None else None
     if xla == "step":
         trainee.jit_compile = True
     # Every worker keeps its own copy: they are equal, and only the chief's becomes the Run.
@@ -215,7 +215,7 @@ def fit(
     )
 
 
-def _pays_xla(model: keras.Model, task: Task, steps: int) -> str | None:
+def _part_for_xla(model: keras.Model, task: Task, steps: int) -> str | None:
     """Returns what XLA makes shorter of a long training with images on one device: the "step", or what is "between products"."""
     if not task.one_shape or model.distribute_strategy.num_replicas_in_sync > 1:
         return None
